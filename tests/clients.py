@@ -1,7 +1,7 @@
 """WebSocket clients for the tests: real sockets, trio-websocket.
 
-Nothing here sleeps. That a client is told nothing is shown by a round trip: a
-WebSocket ping is answered after all that the server had to say before it.
+Nothing here sleeps. To show that a client receives nothing, a test makes a round trip: the
+server answers a WebSocket ping after everything it had to send before.
 """
 
 import json
@@ -17,8 +17,8 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websoc
 from wsproto.connection import ConnectionState
 from wsproto.events import Ping
 
-#: Seconds that any single wait in a test may take. Most take milliseconds; but a machine
-#: may be slow and have other things to do, and nothing is tested by running out of time.
+#: Seconds that any single wait in a test may take. Most take milliseconds, but a slow or busy
+#: machine may need more, and no test checks anything by timing out.
 PATIENCE = 30.0
 
 Message = dict[str, Any]
@@ -26,7 +26,7 @@ Quiesce = Callable[[], Awaitable[None]]
 
 
 async def _answer_ping(connection: WebSocketConnection, ping: Ping) -> None:
-    """trio-websocket 0.12 fails on a ping that comes when it has begun to close."""
+    """trio-websocket 0.12 fails on a ping that arrives after it has begun to close."""
     if connection._wsproto.state is ConnectionState.OPEN:
         await connection._send(ping.response())
 
@@ -35,18 +35,18 @@ WebSocketConnection._handle_ping_event = _answer_ping  # type: ignore[assignment
 
 
 class Client:
-    """One WebSocket; what was received is kept in `log`."""
+    """One WebSocket; `log` keeps everything received."""
 
     def __init__(
         self, socket: WebSocketConnection, quiesce: Quiesce = trio.lowlevel.checkpoint
     ) -> None:
         self.socket = socket
-        #: Waits until the replicas have told each other all that they know.
+        #: Waits until the replicas have exchanged all that they know.
         self.quiesce = quiesce
         self.log: list[Message] = []
 
     async def send(self, type_: str, **fields: Any) -> None:
-        """Send a message; `to_` is sent as `to`, and so on for Python's words."""
+        """Send a message; a trailing underscore is dropped, so `to_` is sent as `to`."""
         await self.send_json({"type": type_, **{k.rstrip("_"): v for k, v in fields.items()}})
 
     async def send_json(self, message: Any) -> None:
@@ -63,7 +63,7 @@ class Client:
         return text
 
     async def receive(self) -> Message:
-        """The next message. Texts `ping` come in between where a test takes half a minute."""
+        """The next message; skips the `ping` texts that a test of half a minute receives."""
         text = "ping"
         while text == "ping":
             text = await self.receive_text()
@@ -85,7 +85,7 @@ class Client:
         return message
 
     async def wait_for(self, type_: str, **fields: Any) -> Message:
-        """The next message of this type with these fields; others are passed over."""
+        """The next message of this type with these fields; others are skipped."""
         while True:
             message = await self.receive()
             if message["type"] == type_ and all(
@@ -94,7 +94,7 @@ class Client:
                 return message
 
     async def settle(self) -> list[Message]:
-        """All that the server had to say to this client up to now."""
+        """Everything that the server had to send to this client up to now."""
         with trio.fail_after(PATIENCE):
             await self.quiesce()
             await self.socket.ping()
@@ -106,11 +106,11 @@ class Client:
         return messages
 
     async def expect_nothing(self) -> None:
-        """Nothing was said to this client that it has not received."""
+        """The server has sent nothing that the client has not received."""
         assert await self.settle() == []
 
     async def expect_close(self, code: int, reason: str | None = None) -> list[Message]:
-        """The server closes; what it says before that is returned."""
+        """The server closes; return the messages that it sends before that."""
         messages: list[Message] = []
         with pytest.raises(ConnectionClosed) as closed:
             await self._receive_all(messages)
@@ -126,14 +126,14 @@ class Client:
             messages.append(await self.receive())
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """A closing handshake begun by the client."""
+        """A closing handshake started by the client."""
         with trio.fail_after(PATIENCE):
             await self.socket.aclose(code, reason)
 
     async def vanish(self) -> None:
-        """The end of a client that is killed: no close frame, its kernel ends the TCP side.
+        """A client that is killed: no close frame; its kernel ends the TCP connection.
 
-        Returns when the server has ended its side too; the rooms know by then.
+        Returns when the server has ended its side too; by then the rooms know.
         """
         with trio.fail_after(PATIENCE):
             try:
@@ -144,7 +144,7 @@ class Client:
                 await self.socket._stream.aclose()
 
     def reset(self) -> None:
-        """TCP reset; does not block. When the server sees it this socket cannot tell."""
+        """Reset the TCP connection; does not block, and does not know when the server sees it."""
         transport = self.socket._stream.socket  # type: ignore[attr-defined]
         with suppress(OSError):  # the server may have been faster
             linger = struct.pack("ii", 1, 0)
@@ -153,14 +153,14 @@ class Client:
 
 
 async def open_client(nursery: trio.Nursery, base: str, path: str) -> Client:
-    """A client that lives in `nursery`, for whoever cannot nest; to be closed by hand."""
+    """A client that lives in `nursery`, for callers that cannot nest; close it by hand."""
     with trio.fail_after(PATIENCE):
         url = f"ws://{base}{path}"
         return Client(await connect_websocket_url(nursery, url, message_queue_size=100_000))
 
 
 async def settle(*clients: Client) -> None:
-    """Wait until the server has done what these clients asked for so far."""
+    """Wait until the server has done everything that these clients asked for so far."""
     for client in clients:
         with trio.fail_after(PATIENCE):
             await client.socket.ping()
@@ -176,7 +176,7 @@ async def connect(
     subprotocols: Sequence[str] = (),
     quiesce: Quiesce = trio.lowlevel.checkpoint,
 ) -> AsyncIterator[Client]:
-    """A client of the server at `base` (`127.0.0.1:8000`); closed at the end."""
+    """A client of the server at `base` (`127.0.0.1:8000`), which is closed when the block ends."""
     async with trio.open_nursery() as nursery:
         with trio.fail_after(PATIENCE):
             socket = await connect_websocket_url(
@@ -186,7 +186,7 @@ async def connect(
                 extra_headers=[(k.encode(), v.encode()) for k, v in headers],
                 message_queue_size=100_000,
             )
-        # It is left open if the server closed first, and if the test fails.
+        # Left open if the server closed first, or if the test fails.
         with closing(socket._stream.socket):  # type: ignore[attr-defined]
             yield Client(socket, quiesce)
             with trio.move_on_after(PATIENCE):
@@ -195,7 +195,7 @@ async def connect(
 
 
 class Service:
-    """The running server, however many replicas it is made of."""
+    """The running server, with one or more replicas."""
 
     def __init__(self, *bases: str, quiesce: Quiesce = trio.lowlevel.checkpoint) -> None:
         self.bases = bases
@@ -204,7 +204,7 @@ class Service:
 
     @property
     def base(self) -> str:
-        """Host and port; of each replica in turn."""
+        """Host and port, of each replica in turn."""
         self._next += 1
         return self.bases[self._next % len(self.bases)]
 

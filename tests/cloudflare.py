@@ -46,14 +46,14 @@ Reply = tuple[int, Any]
 
 
 class Api:
-    """Serves; `answer` says what to answer. What breaks the published rules is noted."""
+    """Serves; `answer` makes each answer. Requests that break the published rules are recorded."""
 
     def __init__(self) -> None:
         self.url = ""
         self.asked: list[Asked] = []
         self.wrong: list[str] = []
         self.answer: Callable[[Asked], Awaitable[Reply]] = self._answer_nothing
-        #: Given instead of an answer: it may wait for ever.
+        #: Called in place of an answer; it may wait for ever.
         self.fault: Callable[[Asked], Awaitable[Reply | bytes | None]] = self._no_fault
         self.came = trio.Event()
 
@@ -125,7 +125,7 @@ class Api:
         return await self.answer(asked)
 
     async def issue(self, asked: Asked) -> Reply:
-        """Credentials for TURN, as https://developers.cloudflare.com/realtime/turn/ describes."""
+        """TURN credentials, as https://developers.cloudflare.com/realtime/turn/ describes."""
         await trio.lowlevel.checkpoint()
         if not re.fullmatch(f"/v1/turn/keys/{KEY}/credentials/generate-ice-servers", asked.path):
             return 404, {"errorCode": "not_found", "errorDescription": "no such key"}
@@ -138,7 +138,7 @@ class Api:
 
 @asynccontextmanager
 async def open_api() -> AsyncIterator[Api]:
-    """Serve while the block runs; at its end, nothing that was asked may have been wrong."""
+    """Serve while the block runs; at its end, every request must have been valid."""
     api = Api()
     async with trio.open_nursery() as nursery:
         (listener, *_) = await nursery.start(

@@ -1,7 +1,7 @@
 """Fixtures: real servers on real sockets, in the test's own event loop.
 
-`service` is one replica, and then three with the clients spread over them: what
-the protocols promise has to hold for both.
+`service` is one replica, and then three with the clients spread over them: what the protocols
+promise must hold for both.
 """
 
 import logging
@@ -32,13 +32,13 @@ from trio_signal.environment import load_settings
 from trio_signal.server import Server, open_server
 from trio_signal.store import Database
 
-# How long an example takes says something of the machine only.
+# How long an example takes depends on the machine only.
 hypothesis_settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 hypothesis_settings.load_profile("any machine")
 
-#: Tests that need a Janus, of which not every system has a package.
+#: Tests that need a Janus; not every system has a package of it.
 NEED_JANUS = (
     "browser/test_relayed.py",
     *("relay/test_janus.py", "relay/test_deaths.py", "relay/test_whip_janus.py"),
@@ -49,9 +49,11 @@ Serve = Callable[..., AbstractAsyncContextManager[Service]]
 
 
 @pytest.fixture(autouse=True)
-def _process_as_it_was() -> Iterator[None]:
-    """`trio-signal serve` sets up the log, and ignores SIGTERM at its end, for good: its process is
-    about to be over. That of the tests is not, and hands what is ignored on to each that it starts.
+def _restore_process() -> Iterator[None]:
+    """Restore the log and the SIGTERM handler, which `trio-signal serve` changes for good.
+
+    Its own process is about to end. The process of the tests goes on, and every child that it
+    starts inherits ignored signals.
     """
     terminate, handlers = signal.getsignal(signal.SIGTERM), logging.root.handlers[:]
     level = logging.root.level
@@ -62,7 +64,7 @@ def _process_as_it_was() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was not run."""
+    """Report which tests were not run."""
     if collect_ignore:
         names = ", ".join(f"tests/{name}" for name in collect_ignore)
         terminalreporter.write_line(f"not run, since there is no janus on this system: {names}")
@@ -70,22 +72,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """One browser at a time, whatever else runs at the same time: each decodes many videos.
+    """One browser at a time, whatever else is running: each decodes many videos.
 
-    Not by marks: pytest 9.2 does not take the ids that `--dist loadgroup` gives to the tests.
+    Marks do not work: pytest 9.2 does not accept the ids that `--dist loadgroup` gives to the
+    tests.
     https://github.com/pytest-dev/pytest-xdist/issues/1386
     """
     return BrowserScheduling(config, log)
 
 
 class BrowserScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """All tests with a browser are for one worker; any other test is for whoever is free."""
+    """All browser tests go to one worker; every other test goes to whichever worker is free."""
 
     def _split_scope(self, nodeid: str) -> str:
         return "browser" if nodeid.startswith("tests/browser/") else nodeid
 
 
-#: The tests' clients come from one address and are in a hurry; tests/test_limits.py has the limits.
+#: The tests' clients share one address and send fast; tests/test_limits.py tests the limits.
 WIDE_LIMITS = {
     "messages_per_second": 100_000,
     "message_burst": 100_000,
@@ -93,19 +96,19 @@ WIDE_LIMITS = {
     "connects_per_ip_per_minute": 1_000_000,
     "http_requests_per_second": 100_000,
     "http_burst": 100_000,
-    # No load balancer has to notice that they stop.
+    # No load balancer has to notice that these servers stop.
     "drain_pause": 0,
 }
 
 
 def settings(**given: object) -> Settings:
-    """Settings for a test: any port, wide limits, and whatever is given."""
+    """Settings for a test: any port, wide limits, and the given settings."""
     return load_settings(**{"port": 0, "host": "127.0.0.1", **WIDE_LIMITS, **given})
 
 
 @asynccontextmanager
 async def serve_once(**given: object) -> AsyncIterator[Service]:
-    """A server with these settings, stopped gracefully at the end."""
+    """A server with these settings; stopped gracefully at the end."""
     async with open_server(settings(**given)) as server:
         await be_idle(server)
         yield Service(f"{server.host}:{server.port}")
@@ -113,7 +116,7 @@ async def serve_once(**given: object) -> AsyncIterator[Service]:
 
 @asynccontextmanager
 async def serve_replicas(count: int, redis_url: str, **given: object) -> AsyncIterator[Service]:
-    """Several servers that are one service through Redis."""
+    """Several servers that form one service through Redis."""
     given = {"redis_url": redis_url, "redis_prefix": f"{uuid4()}:", **given}
     async with AsyncExitStack() as stack:
         shared = settings(**given)
@@ -125,16 +128,16 @@ async def serve_replicas(count: int, redis_url: str, **given: object) -> AsyncIt
 
 
 async def be_idle(server: Server) -> None:
-    """Wait until it has nothing to do; a database that is not there is not waited for."""
+    """Wait until the replica is idle; do not wait for a database that is missing."""
     if server.hub.announcements is not None:
         with trio.move_on_after(1):
             await server.hub.announcements.agreement.reached.wait()
 
 
 async def quiesce(servers: list[Server]) -> None:
-    """Wait until each replica has taken in what all of them told.
+    """Wait until each replica has processed what all of them sent.
 
-    Twice, since what one takes in can make it tell something.
+    Twice, since processing it can make a replica send more.
     """
     buses = [server.hub.bus for server in servers]
     for _ in range(2):
@@ -145,7 +148,7 @@ async def quiesce(servers: list[Server]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_urls_are_built() -> Iterator[None]:
-    """Half of what the start of a server costs is code to build URLs, which nobody here uses."""
+    """Skip building URLs: it is half the cost of starting a server, and no test uses it."""
 
     def refuse(*_: object) -> None:
         raise NotImplementedError
@@ -157,9 +160,9 @@ def no_urls_are_built() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[str]]:
-    """URLs of new SQLite databases; the tables are there already, which saves time.
+    """URLs of new SQLite databases; the tables exist already, which saves time.
 
-    The first is for servers that outlive a test.
+    The first URL is for servers that outlive a test.
     """
     folder = tmp_path_factory.mktemp("databases")
     template = folder / "template.db"
@@ -181,7 +184,7 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[str
 
 @pytest.fixture(autouse=True)
 def database_url(databases: Iterator[str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """The database of all servers of one test, if the test has no other."""
+    """The database shared by all servers of one test, unless the test sets another."""
     url = next(databases)
     monkeypatch.setenv("DATABASE_URL", url)
     return url
@@ -189,27 +192,27 @@ def database_url(databases: Iterator[str], monkeypatch: pytest.MonkeyPatch) -> s
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL for all tests that do not break it; each makes its own database."""
+    """A PostgreSQL for all tests that do not break it; each test makes its own database."""
     with run_postgres() as server:
         yield server
 
 
 @pytest.fixture
 def serve() -> Serve:
-    """Starts servers with settings of one's own."""
+    """Starts servers with the test's own settings."""
     return serve_once
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis for all tests that do not break it; each has a prefix of its own."""
+    """A Redis for all tests that do not break it; each test has its own prefix."""
     with run_redis_server(Path(tmp_path_factory.mktemp("redis"))) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The same of Valkey."""
+    """The same with Valkey."""
     with run_redis_server(Path(tmp_path_factory.mktemp("valkey")), "valkey") as url:
         yield url.replace("redis://", "valkey://")
 
@@ -227,6 +230,6 @@ async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
 
 @pytest.fixture
 async def one_replica() -> AsyncIterator[Service]:
-    """The service for modules of what one connection alone has to do with: theirs is this."""
+    """One replica, for modules that test what concerns a single connection."""
     async with serve_once() as service:
         yield service

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.redis.server import free_port
 
 SECRET = "shared with coturn"
-#: Seconds until it must serve.
+#: Seconds that it may take to start.
 START = 15.0
 
 CONFIG = """\
@@ -36,7 +36,7 @@ userdb={folder}/users.sqlite
 
 @contextlib.contextmanager
 def run_coturn(folder: Path) -> Iterator[int]:
-    """Run coturn with a configuration of its own; gives its port, UDP and TCP."""
+    """Run coturn with its own configuration; yields its UDP and TCP port."""
     program = shutil.which("turnserver") or "/usr/bin/turnserver"
     port = free_port()
     config = folder / "turnserver.conf"
@@ -47,14 +47,14 @@ def run_coturn(folder: Path) -> Iterator[int]:
         _wait_until_it_serves(process, port)
         yield port
     finally:
-        process.kill()  # asked to end, it may wait for minutes for what was allocated
+        process.kill()  # asked to end, it may wait minutes for its allocations
         process.wait()
 
 
 def _wait_until_it_serves(process: subprocess.Popen[bytes], port: int) -> None:
     end = time.monotonic() + START
     while True:
-        assert process.poll() is None, "coturn has ended"
+        assert process.poll() is None, "coturn ended"
         assert time.monotonic() < end, "coturn does not serve"
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return

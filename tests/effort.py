@@ -1,6 +1,6 @@
-"""How much is tried of what is left to chance: a little by `make test`, much by `make thorough`."""
+"""How many random examples to try: few in `make test`, many in `make thorough`."""
 
 import os
 
-#: How many times what `make test` tries.
+#: A factor for the number of examples that `make test` tries.
 EFFORT = int(os.environ.get("EFFORT", "1"))

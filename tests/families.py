@@ -1,6 +1,6 @@
-"""The four families whose clients share rooms: what is said and heard, one row for each.
+"""The four families whose clients share rooms: what they send and receive, one row for each.
 
-What holds for all of them is tested once, in each of the rows.
+What holds for all of them is tested once, for every row.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -10,42 +10,42 @@ from typing import NamedTuple
 from tests.clients import Client, Message, Service
 from tests.raw import RawClient
 
-#: By type of message: the fields that must be there, and those that may, by what they hold.
+#: By message type: the required and the optional fields, with the kind of value that each holds.
 Fields = tuple[dict[str, str], dict[str, str]]
 
 
 class Family(NamedTuple):
-    """One dialect: how its clients come in, what they say and hear, how errors are worded."""
+    """One dialect: how its clients join, what they send and receive, how errors are worded."""
 
     path: str
-    #: How `{name}` enters the room, and how it knows that it is in.
+    #: How `{name}` enters the room, and which message shows that it is in.
     enter: Sequence[Message]
     entered: str
-    #: How many peers or users are in the room then, as that message says.
+    #: The number of peers or users in the room, from that message.
     count: Callable[[Message], int]
-    #: An ordinary question and its answer.
+    #: An ordinary request and its answer.
     ask: Message
     answer: str
     go_live: Message
-    #: What others hear when somebody came, went live, stopped, left.
+    #: What others receive when somebody joins, goes live, stops and leaves.
     joined: str
     live: str
     stopped: str
     left: str
-    #: The field that says who it was; `stream` does not.
+    #: The field that says who it was; `stream` has none.
     who: str | None
-    #: Something long to say that one who is live will hear; do all others?
+    #: A long message that a live peer receives; do all others receive it too?
     chatter: Callable[[str], Message]
     all_hear_chatter: bool
     messages: Mapping[str, Fields]
     not_json: Message
     type_missing: Message
     type_unknown: Message | None
-    #: The error for a field that is wrong, by type; a text that ends in `: ` goes on.
+    #: The error for a wrong field, by message type; a text that ends in `: ` continues.
     field: Callable[[str], Message]
 
     def entering(self, name: str) -> list[Message]:
-        """What somebody of this name says to come in."""
+        """What a client of this name sends to join."""
         return [
             {key: value.replace("{name}", name) for key, value in message.items()}
             for message in self.enter
@@ -119,7 +119,7 @@ FAMILIES = {
         chatter=lambda text: {"type": "send_message", "room_id": "r", "content": text},
         all_hear_chatter=True,
         messages={
-            # A `room_id` that is missing or null has errors of its own, below.
+            # A missing or null `room_id` has errors of its own, below.
             "join_room": ({}, {"room_id": "text or null"}),
             "leave_room": ({}, {"room_id": "text or null"}),
             "live_start": ({}, {"room_id": "text or null", "media_type": "media"}),

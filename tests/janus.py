@@ -21,10 +21,10 @@ from tests.redis.server import free_port
 
 SECRET = "shared with janus"
 _ADMIN = "for the tests"
-#: Seconds until it must serve, and until what is asked for must be so.
+#: Seconds to wait until it serves, and until an expected state is reached.
 START = 15.0
 _PATIENCE = 10.0
-#: Where it is; None on a machine whose package system has none.
+#: The path of the program; None on a machine whose package system has none.
 PROGRAM = shutil.which("janus")
 
 _CONFIGURATION = Path(__file__).parents[1] / "deploy" / "janus"
@@ -40,7 +40,7 @@ class Janus:
     """A Janus; once stopped, it can be started again on the same port."""
 
     def __init__(self, folder: Path) -> None:
-        """One whose files are in this folder."""
+        """A Janus that keeps its files in this folder."""
         self._folder = folder
         self.port, self.tls_port, self._admin_port = free_port(), free_port(), free_port()
         self.authority = trustme.CA()
@@ -67,7 +67,7 @@ class Janus:
         command = [PROGRAM, "-F", folder, "-C", f"{folder}/janus.jcfg", f"--apisecret={SECRET}"]
         command.append("--ice-enforce-list=lo")
         with (self._folder / "log").open("ab") as log:
-            # Should it crash, its core is left in the folder.
+            # If it crashes, its core stays in the folder.
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder)
         end = time.monotonic() + START
         while True:
@@ -78,13 +78,13 @@ class Janus:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """As a crash does."""
+        """Kill it, as a crash would."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def freeze(self) -> None:
-        """It keeps its sockets, and says nothing."""
+        """Freeze it: it keeps its sockets and sends nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -93,7 +93,7 @@ class Janus:
         self._process.send_signal(signal.SIGCONT)
 
     def handles(self) -> list[int]:
-        """The handles of all sessions, by its Admin API."""
+        """The handles of all sessions, from its Admin API."""
         found: list[int] = []
         with connect(
             f"ws://127.0.0.1:{self._admin_port}",
@@ -111,7 +111,7 @@ class Janus:
         return found
 
     def rooms(self) -> dict[int, int]:
-        """How many participants each room has, by the plugin's own API."""
+        """How many participants each room has, from the plugin's own API."""
         with connect(
             f"ws://127.0.0.1:{self.port}", subprotocols=[Subprotocol("janus-protocol")]
         ) as websocket:
@@ -134,7 +134,7 @@ class Janus:
 
 @contextlib.contextmanager
 def run_janus(folder: Path) -> Iterator[Janus]:
-    """Run a Janus; frozen or not, it is gone at the end."""
+    """Run a Janus; it is gone at the end, frozen or not."""
     janus = Janus(folder)
     janus.start()
     try:

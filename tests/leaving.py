@@ -1,4 +1,4 @@
-"""The ways in which a connection ends. Whichever it is, the others are told the same."""
+"""The ways in which a connection ends. The others receive the same for each."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -45,7 +45,7 @@ async def _send_nonsense(client: RawClient) -> None:
 
 
 class Way(NamedTuple):
-    """One way to leave, the settings that it takes, and the cause that is told in `mesh`."""
+    """One way to leave, the settings that it needs, and the cause that `mesh` reports."""
 
     leave: Callable[[RawClient], Awaitable[None]]
     settings: dict[str, float]
@@ -64,5 +64,5 @@ WAYS = {
         (_send_nonsense, "error"),
     )
 }
-# Whoever is going to fall silent never answers a ping: the time is for all that comes before.
+# A client that will fall silent never answers a ping: the time is for all that comes before.
 WAYS["fall_silent"] = Way(_fall_silent, {"heartbeat": 0.5, "heartbeat_timeout": 2}, "lost")

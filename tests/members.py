@@ -1,8 +1,8 @@
-"""Members for the tests, where only some of what they are matters."""
+"""Members for the tests that need only some of a member's fields."""
 
 from trio_signal.messages.identity import WIRE, Live, MediaType, Member
 
-#: A moment. Times are only carried, never compared.
+#: Any time. Times are only passed on, never compared.
 AT = "2026-11-20T10:15:30.123Z"
 
 
@@ -17,7 +17,7 @@ def member(
     live: MediaType | None = None,
     avatar_url: str | None = None,
 ) -> Member:
-    """A member of a room; whoever has one peer is called after it."""
+    """A member of a room; by default the user is named after the peer."""
     user_id = user_id or peer_id
     return Member(
         peer_id=peer_id,

@@ -1,6 +1,6 @@
-"""Little old servers, one of each family: they answer as those did, naive times and all.
+"""Small old servers, one of each family: they answer as the originals did, naive times included.
 
-Made after what their projects wrote about them; each keeps to one process and knows no tokens.
+Written from what their projects documented; each runs in one process and knows no tokens.
 """
 
 import itertools
@@ -22,12 +22,12 @@ Message = dict[str, Any]
 
 
 def now() -> str:
-    """UTC, which does not say so."""
+    """UTC, without a time zone suffix."""
     return datetime.now(UTC).replace(tzinfo=None).isoformat()
 
 
 class Sockets:
-    """Who is connected, and with what name; the old servers' dictionaries."""
+    """Who is connected, and under which name; the old servers' dictionaries."""
 
     def __init__(self) -> None:
         self.of: dict[str, Any] = {}
@@ -55,7 +55,7 @@ class Sockets:
 
 
 async def receive() -> Message:
-    """The next message; whatever else comes is passed over."""
+    """The next message of this type; others are skipped."""
     while True:
         text = await websocket.receive()
         if isinstance(text, str) and text.startswith("{"):
@@ -64,7 +64,7 @@ async def receive() -> Message:
 
 
 def room() -> QuartTrio:
-    """Chat rooms with live broadcast, with the late joiner's fix."""
+    """Chat rooms with live broadcast, with the fix for late joiners."""
     app = QuartTrio("room")
     rooms: dict[str, Sockets] = {}
     live: dict[str, str] = {}
@@ -139,7 +139,7 @@ def room() -> QuartTrio:
 
 
 def announce() -> QuartTrio:
-    """Announcements of creators; who calls is whoever has a session, here user 7."""
+    """Announcements of creators; the caller is whoever has a session, here user 7."""
     app = QuartTrio("announce")
     here = Sockets()
     current: Message = {}
@@ -200,7 +200,7 @@ def announce() -> QuartTrio:
 
 
 def live() -> QuartTrio:
-    """Who is live in several rooms; it lists the one who asks as well."""
+    """Who is live in several rooms; the list includes the one who asks."""
     app = QuartTrio("live")
     rooms: dict[str, Sockets] = {}
     broadcasters: dict[str, dict[str, str]] = {}
@@ -247,7 +247,7 @@ def live() -> QuartTrio:
 
 
 def stream() -> QuartTrio:
-    """One broadcaster, many viewers; it counts its clients, and tells nobody who leaves."""
+    """One broadcaster, many viewers; it counts its clients, and announces no departures."""
     app = QuartTrio("stream")
     numbers = itertools.count(1)
     clients = Sockets()
@@ -328,7 +328,7 @@ def mesh() -> QuartTrio:
 
 
 def backend() -> QuartTrio:
-    """All that an old server did besides: each path has its page."""
+    """Everything else that an old server did: each path has its page."""
     app = QuartTrio("backend")
 
     @app.get("/")
@@ -341,7 +341,7 @@ def backend() -> QuartTrio:
 
 @asynccontextmanager
 async def open_old_server(make: Callable[[], QuartTrio]) -> AsyncIterator[str]:
-    """Serves one of them while the block runs; gives its URL."""
+    """Serve one of them while the block runs; yields its URL."""
     config = Config()
     config.bind, config.errorlog, config.graceful_timeout = ["127.0.0.1:0"], None, 0.1
     async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests, on a port and in a directory of its own."""
+"""A real PostgreSQL for the tests, with its own port and directory."""
 
 import grp
 import os
@@ -17,7 +17,7 @@ import psycopg
 
 from tests.redis.server import HOST, free_port
 
-#: It refuses to run as root; then it runs as this user.
+#: PostgreSQL refuses to run as root; in that case it runs as this user.
 _USER = "nobody"
 _FAST = {
     "fsync": "off",
@@ -30,7 +30,7 @@ _FAST = {
 
 
 def _program(name: str) -> str:
-    """Debian keeps them out of the path."""
+    """Debian keeps the programs out of the path."""
     found = shutil.which(name)
     if found is None:
         versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
@@ -61,14 +61,14 @@ class Postgres:
         return f"postgresql://test@{HOST}:{self.port}/{database}"
 
     def make_database(self) -> str:
-        """The URL of a new one, which is empty."""
+        """The URL of a new, empty database."""
         name = f"test{next(self._numbers)}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self.url(name)
 
     def freeze(self) -> None:
-        """SIGSTOP: the kernel goes on to accept connections and bytes."""
+        """SIGSTOP: the kernel still accepts connections and bytes."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -76,7 +76,7 @@ class Postgres:
         self._signal(signal.SIGCONT)
 
     def _signal(self, which: signal.Signals) -> None:
-        """To the server, and then to the processes that serve its connections."""
+        """To the server first, then to the processes that serve its connections."""
         server = self.process.pid
         os.kill(server, which)
         for child in Path(f"/proc/{server}/task/{server}/children").read_text().split():
@@ -85,14 +85,14 @@ class Postgres:
 
 
 def ask(url: str, query: str) -> list[tuple[Any, ...]]:
-    """The rows, by no code under test."""
+    """The rows, without any code under test."""
     with psycopg.connect(url) as connection:
         return connection.execute(query.encode()).fetchall()
 
 
 @contextmanager
 def run_postgres() -> Iterator[Postgres]:
-    """A server that lives as long as the block."""
+    """A server that runs as long as the block."""
     with TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         data.mkdir()

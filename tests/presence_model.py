@@ -1,8 +1,8 @@
-"""A directory, and one replica that follows it: what presence is tried on.
+"""A directory and one replica that follows it: a model to test presence with.
 
-`Directory` does with one room what the Lua scripts do, `OurReplica` what the bus and
-the hub do with theirs. Nothing here has a connection or a clock: the test says
-when a command reaches the directory and when its answer, or a change, reaches us.
+`Directory` does with one room what the Lua scripts do, `OurReplica` what the bus and the hub do
+with theirs. Nothing here has a connection or a clock: the test decides when a command reaches
+the directory, and when its answer or a change reaches us.
 """
 
 from collections import deque
@@ -88,7 +88,7 @@ class Directory:
         self.clock = 1_000
         #: Changes on their way to us.
         self.published: list[Change] = []
-        #: Connections that were here once, and are no longer.
+        #: Connections that were here once and are gone.
         self.ended: set[str] = set()
 
     def join(self, who: Member) -> int:
@@ -173,14 +173,14 @@ class Directory:
 
 
 class Audience:
-    """What the peers on our replica know of a room from what they were told; each must fit."""
+    """What the peers on our replica know about a room from events; each event must fit."""
 
     def __init__(self) -> None:
-        #: By peer id, who is there, and whether it is live.
+        #: Who is here, by peer id, and whether each is live.
         self.live: dict[str, Live | None] = {}
 
     def begin(self, members: Iterable[Member]) -> None:
-        """The first of them is told who is there."""
+        """The first peer receives the list of members."""
         self.live = {who.peer_id: who.live for who in members}
 
     def hear(self, events: Iterable[RoomEvent]) -> None:
@@ -202,7 +202,7 @@ class Audience:
 
 
 class Entering:
-    """A join of ours that is on its way."""
+    """A join of ours that is under way."""
 
     def __init__(self, who: Member, restores: int) -> None:
         self.member = who
@@ -212,20 +212,21 @@ class Entering:
 
 
 class OurReplica:
-    """What the bus and the hub do with one room; and what the peers hear."""
+    """What the bus and the hub do with one room, and what the peers receive."""
 
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
         self.room = Room(ROOM, OURS)
         self.audience = Audience()
-        #: The command connection: what Redis has not done yet; what it has answered.
+        #: The command connection: commands that Redis has not run yet, and answers on their way
+        #: back.
         self.commands: deque[Callable[[], Callable[[], None] | None]] = deque()
         self.answers: deque[Callable[[], None]] = deque()
         self.entering: list[Entering] = []
         self.restores = 0
         self.restoring = False
         self.stale = False
-        #: Redis lost everything: others may be about to come back.
+        #: Redis lost everything: other replicas may be about to return.
         self.patient = False
 
     # What others did
@@ -248,7 +249,7 @@ class OurReplica:
                 self.audience.hear([event])
 
     def rename(self, named: Member, event: RoomEvent | None = None) -> None:
-        """All of a user's peers; silently, if the event was another's."""
+        """Rename all peers of a user; without an event if another replica sent it."""
         members = [who for who in self.room.own.values() if who.user_id == named.user_id]
         if members:
             self.commands.append(partial(self.directory.change, OURS, members, event))
@@ -283,7 +284,7 @@ class OurReplica:
             self.catch_up(snapshot, losses)
 
     def may_admit(self, entering: Entering) -> bool:
-        """Those with one peer id wait for each other, since they were answered in order."""
+        """Joins with the same peer id wait for each other, since they are answered in order."""
         first = next(e for e in self.entering if e.member.peer_id == entering.member.peer_id)
         return (
             entering is first
@@ -293,7 +294,7 @@ class OurReplica:
         )
 
     def give_up_waiting(self, entering: Entering) -> None:
-        """Redis took too long, or is gone."""
+        """Redis takes too long, or is gone."""
         self.admit(entering, unasked=True)
 
     def admit(self, entering: Entering, *, unasked: bool = False) -> None:
@@ -315,7 +316,7 @@ class OurReplica:
         self.stale |= entering.restores != self.restores
 
     def abandon(self, entering: Entering) -> None:
-        """The connection ended before it was let in."""
+        """The connection ended before it was admitted."""
         self.entering.remove(entering)
         self.note_overlap(entering)
         who = entering.member
@@ -351,7 +352,7 @@ class OurReplica:
             case ProfileChanged(member=who):
                 self.rename(who, event)
 
-    # What goes wrong with us, and is put right
+    # Our failures, and how they are repaired
 
     def lose_connection(self) -> None:
         self.commands.clear()

@@ -1,7 +1,7 @@
-"""A WebSocket client by hand, for tests in which the bytes matter.
+"""A hand-written WebSocket client, for tests in which the bytes matter.
 
-It knows nothing of the server's own code, and does nothing that it is not told
-to: it answers no ping and no close frame, and reads only when asked.
+It uses none of the server's code, and does nothing on its own: it answers no ping and no close
+frame, and reads only when asked.
 """
 
 import json
@@ -18,14 +18,14 @@ from tests.clients import PATIENCE
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
-#: RFC 6455 section 1.3 has this key, and the answer to it.
+#: RFC 6455 section 1.3 has this key and its answer.
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 MASK = b"\x0a\xb1\x5f\xc7"
 
 
 def masked(payload: bytes, mask: bytes = MASK) -> bytes:
-    """RFC 6455 section 5.3; masking twice gives the payload again."""
+    """RFC 6455 section 5.3; masking twice restores the payload."""
     size = len(payload)
     key = (mask * (size // 4 + 1))[:size]
     return (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(size)
@@ -56,7 +56,7 @@ def client_close(code: int, reason: str = "") -> bytes:
 
 
 def upgrade_head(path: str, **headers: str | None) -> bytes:
-    """An opening handshake; `Origin="..."` adds a header, None leaves one away."""
+    """An opening handshake; `Origin="..."` adds a header, None leaves one out."""
     fields = {
         "Host": "localhost",
         "Upgrade": "websocket",
@@ -70,7 +70,7 @@ def upgrade_head(path: str, **headers: str | None) -> bytes:
 
 
 class Frame(NamedTuple):
-    """What the server sent; it never fragments."""
+    """A frame from the server, which never fragments."""
 
     opcode: int
     payload: bytes
@@ -94,13 +94,13 @@ class Frame(NamedTuple):
 
 
 def split_frame(data: bytes) -> tuple[Frame, bytes] | None:
-    """The first server frame in `data`, and the rest; None if it is not whole."""
+    """The first server frame in `data` and the rest; None if the frame is incomplete."""
     if len(data) < 2:
         return None
     first, size = data[0], data[1]
     assert first & 0xF0 == 0x80, f"a fragment, or reserved bits: {data[:20]!r}"
-    assert first & 0x0F in (TEXT, BINARY, CLOSE, PING, PONG), f"no opcode: {data[:20]!r}"
-    assert size < 128, f"the server masks nothing: {data[:20]!r}"
+    assert first & 0x0F in (TEXT, BINARY, CLOSE, PING, PONG), f"unknown opcode: {data[:20]!r}"
+    assert size < 128, f"the server must not mask: {data[:20]!r}"
     start = 2
     if size >= 126:
         start = 4 if size == 126 else 10
@@ -113,7 +113,7 @@ def split_frame(data: bytes) -> tuple[Frame, bytes] | None:
 
 
 def split_frames(data: bytes) -> tuple[list[Frame], bytes]:
-    """All whole server frames in `data`, and the rest."""
+    """All complete server frames in `data`, and the rest."""
     frames = []
     while (found := split_frame(data)) is not None:
         frame, data = found
@@ -131,7 +131,7 @@ class Answer(NamedTuple):
 
 def parse_answer(data: bytes) -> Answer:
     head, found, body = data.partition(b"\r\n\r\n")
-    assert found, f"no whole head: {data!r}"
+    assert found, f"incomplete head: {data!r}"
     status_line, *lines = head.decode("latin-1").split("\r\n")
     version, status, _ = status_line.split(" ", 2)
     assert version == "HTTP/1.1"
@@ -143,7 +143,7 @@ def parse_answer(data: bytes) -> Answer:
 
 
 class RawClient:
-    """One socket; `buffer` holds what came in and was not asked for yet."""
+    """One socket; `buffer` holds what was received but not yet asked for."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
@@ -154,7 +154,7 @@ class RawClient:
             await self.stream.send_all(b"".join(frames))
 
     def send_nowait(self, *frames: bytes) -> None:
-        """Send without giving up the turn; they are few and small."""
+        """Send without a checkpoint; the frames are few and small."""
         data = b"".join(frames)
         assert os.write(self.stream.socket.fileno(), data) == len(data)
 
@@ -175,19 +175,19 @@ class RawClient:
         return parse_answer(head + b"\r\n\r\n")
 
     async def receive_answer(self) -> Answer:
-        """A whole response, after which the server must close."""
+        """A complete response, after which the server must close."""
         return parse_answer(await self.read_to_end())
 
     async def receive(self) -> Frame:
-        """The next frame, pings and all."""
+        """The next frame, pings included."""
         while (found := split_frame(self.buffer)) is None:
             assert await self.read_more(), f"closed after {self.buffer!r}"
         frame, self.buffer = found
         return frame
 
     async def receive_until(self, wanted: Callable[[Frame], bool]) -> Frame:
-        """The next frame that is wanted; others are passed over."""
-        with trio.fail_after(PATIENCE):  # also when something comes now and then
+        """The next frame that matches; others are skipped."""
+        with trio.fail_after(PATIENCE):  # even if data keeps arriving
             while not wanted(frame := await self.receive()):
                 pass
         return frame
@@ -200,10 +200,10 @@ class RawClient:
         return frame.message
 
     async def expect_close(self, code: int, reason: str | None = None) -> list[Frame]:
-        """The server closes; the frames that it sends before are returned."""
+        """The server closes; return the frames that it sends before that."""
         data = await self.read_to_end()
         frames, rest = split_frames(data)
-        assert rest == b"", f"a frame that is cut off: {rest[:100]!r}"
+        assert rest == b"", f"a truncated frame: {rest[:100]!r}"
         assert frames, "closed without a close frame"
         *frames, last = frames
         assert (last.opcode, last.close_code) == (CLOSE, code), last
@@ -218,7 +218,7 @@ class RawClient:
         return bool(data)
 
     async def read_to_end(self) -> bytes:
-        with trio.fail_after(PATIENCE):  # also when something comes now and then
+        with trio.fail_after(PATIENCE):  # even if data keeps arriving
             while await self.read_more():
                 pass
         data, self.buffer = self.buffer, b""
@@ -230,12 +230,12 @@ class RawClient:
         self.stream.socket.close()
 
     async def half_close(self) -> None:
-        """Say that nothing more is sent, and go on reading."""
+        """End our side, and continue to read."""
         await self.stream.send_eof()
 
     @classmethod
     def of(cls, sock: socket.socket) -> Self:
-        """A client on a socket that is connected."""
+        """A client on a connected socket."""
         return cls(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
 
 
@@ -243,9 +243,9 @@ class RawClient:
 async def open_raw(
     base: str, *, receive_buffer: int | None = None, source: str | None = None
 ) -> AsyncIterator[RawClient]:
-    """A TCP connection to `base` (`127.0.0.1:8000`); closed without ado at the end.
+    """A TCP connection to `base` (`127.0.0.1:8000`), which is closed abruptly at the end.
 
-    A small `receive_buffer` makes a client that does not read one that is soon full. It comes
+    With a small `receive_buffer`, a client that does not read is soon full. The connection comes
     from the address `source`.
     """
     host, _, port = base.rpartition(":")
@@ -253,7 +253,7 @@ async def open_raw(
     if source is not None:
         await sock.bind((source, 0))
     if receive_buffer is not None:
-        # Before it connects: later the window has been agreed on.
+        # Set before connecting: later the window is already agreed on.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     with trio.fail_after(PATIENCE):
         await sock.connect((host, int(port)))
@@ -265,7 +265,7 @@ async def open_raw(
 
 
 async def get(base: str, path: str) -> bytes:
-    """The body of what HTTP answers, which must be 200."""
+    """The body of an HTTP response, which must have status 200."""
     async with open_raw(base) as client:
         head = f"GET {path} HTTP/1.1\r\nHost: {base}\r\nConnection: close\r\n\r\n"
         await client.send(head.encode())

@@ -1,4 +1,4 @@
-"""A site's backend that receives webhooks, and checks what it is told."""
+"""A site's backend that receives webhooks and checks what they report."""
 
 import json
 import time
@@ -16,13 +16,13 @@ from trio_signal.hooks import check_signature
 
 
 class Receiver:
-    """Keeps each event once, by its id; `answer` says what to answer to one."""
+    """Keeps each event once, by its id; `answer` decides how each is answered."""
 
     def __init__(self, secret: str) -> None:
         self.secret = secret
         self.url = ""
         self.port = 0
-        #: In the order in which they came.
+        #: In the order of arrival.
         self.events: list[dict[str, Any]] = []
         self.ids: set[str] = set()
         self.attempts = 0
@@ -32,7 +32,7 @@ class Receiver:
         self.came = trio.Event()
 
     def refuse_some(self) -> None:
-        """Answer 500 to each fourth attempt, but to no event twice: pauses grow with each."""
+        """Answer 500 to every fourth attempt, but never twice to one event: its pauses grow."""
         refused: set[str] = set()
 
         def answer(event: dict[str, Any]) -> int:
@@ -93,16 +93,16 @@ class Receiver:
         assert is_enough(), self.words()[-50:]
 
     async def until_told(self, count: int) -> None:
-        """Wait until so many events came, and no more."""
+        """Wait until exactly this many events have arrived."""
         await self.until(lambda: len(self.events) >= count)
         assert len(self.events) == count, self.words()
 
     def words(self) -> list[str]:
-        """What came, in short."""
+        """A short form of what arrived."""
         return [word_of(event) for event in self.events]
 
     def lives(self) -> dict[str, list[list[dict[str, Any]]]]:
-        """By room: its lives, each with its events; they are in order and without a gap."""
+        """By room: its lives, each with its events, which are in order and without gaps."""
         lives: dict[str, list[list[dict[str, Any]]]] = defaultdict(list)
         for event in self.events:
             if event["room"] is None:
@@ -115,7 +115,7 @@ class Receiver:
         return lives
 
     def check_visits(self) -> int:
-        """Each coming has exactly one going; how many came."""
+        """Every join has exactly one leave; returns the number of joins."""
         visits = 0
         for of_room in self.lives().values():
             for life in of_room:

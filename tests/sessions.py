@@ -1,4 +1,4 @@
-"""Sessions without a socket: what their clients are told is recorded."""
+"""Sessions without a socket, which record what their clients receive."""
 
 from tests.clients import Message
 from tests.conftest import settings
@@ -31,7 +31,7 @@ class Recorder:
         """Take no more."""
 
     def take(self) -> list[Message]:
-        """What came since it was last asked."""
+        """What arrived since the last call."""
         frames, rest = split_frames(b"".join(self._frames))
         assert rest == b""
         self._frames.clear()
@@ -42,7 +42,7 @@ _SETTINGS, _METRICS = settings(), Metrics()
 
 
 def make_session(peer_id: str, dialect: Dialect, outbox: Frames | None = None) -> Session:
-    """A session that nobody knows yet, on no connection."""
+    """A session that is in no room yet and has no connection."""
     return Session(
         peer_id,
         dialect,

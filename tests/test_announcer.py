@@ -48,7 +48,7 @@ async def test_announce_and_clear(serve: Serve) -> None:
         await ann.expect("broadcast_cleared")
 
 
-async def test_what_the_server_refuses_is_said(serve: Serve) -> None:
+async def test_refused_announcement_prints_the_reason(serve: Serve) -> None:
     async with serve() as service:
         ended = await run("announce", "x" * 281, "--url", f"http://{service.base}")
     assert (ended.code, ended.output) == (1, "")
@@ -56,7 +56,7 @@ async def test_what_the_server_refuses_is_said(serve: Serve) -> None:
     assert ended.errors.count("\n") == 1
 
 
-async def test_there_is_no_server() -> None:
+async def test_announce_without_server_fails() -> None:
     ended = await run("announce", "Hello", "--url", "http://127.0.0.1:1")
     assert (ended.code, ended.output) == (1, "")
     assert ended.errors.startswith("trio-signal: http://127.0.0.1:1")
@@ -66,11 +66,11 @@ async def test_there_is_no_server() -> None:
     "arguments",
     [[], ["Hello", "--clear"], ["Hello", "--type", "panic"], ["Hello", "--url", "ftp://x"]],
 )
-async def test_wrong_use(arguments: list[str]) -> None:
+async def test_wrong_arguments_exit_with_2(arguments: list[str]) -> None:
     assert (await run("announce", *arguments)).code == 2
 
 
-async def test_db_upgrade(tmp_path: Path) -> None:
+async def test_db_upgrade_creates_tables(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
     for output in ("The tables are now up to date.\n", "The tables were already up to date.\n"):
         ended = await run("db", "upgrade", DATABASE_URL=f"sqlite:///{path}")
@@ -87,7 +87,7 @@ async def test_db_upgrade(tmp_path: Path) -> None:
         ("sqlite:////no/x", 1),
     ],
 )
-async def test_db_upgrade_of_what_cannot_be(url: str, code: int) -> None:
+async def test_db_upgrade_of_unreachable_database_fails(url: str, code: int) -> None:
     ended = await run("db", "upgrade", DATABASE_URL=url)
     assert (ended.code, ended.output) == (code, "")
     assert "secret" not in ended.errors

@@ -1,7 +1,7 @@
 """The rules that hold the package together, checked on its source.
 
-Each rule is a function from source to what is wrong with it. It is tried on
-small pieces that break it and that keep it, then runs over the whole package.
+Each rule is a function from source to the violations in it. It is first tried on small samples
+that break or keep it, then run over the whole package.
 """
 
 import ast
@@ -17,8 +17,8 @@ import trio_signal
 ROOT = Path(trio_signal.__file__).parent
 NAME = trio_signal.__name__
 
-#: From the bottom up; a part may import its own layer and those below. A part
-#: that is not named stands below them all, with messages and errors.
+#: From the bottom up: a part may import its own layer and those below. A part that is not named
+#: stands below them all, like messages and errors.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
@@ -56,17 +56,17 @@ DIALECTS_MAY_IMPORT = (
     *(f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.names"),
     *(f"{NAME}.dialects", "msgspec"),
 )
-#: Of ours. The client is for other machines, where no server runs.
+#: Modules of our own. The client is for other machines, where no server runs.
 CLIENT_MAY_IMPORT = (
     *(f"{NAME}.client", f"{NAME}.dialects", f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.names"),
 )
-#: Media have a thread of their own, and whoever wants none does without.
+#: Media run in a thread of their own, and nothing else needs asyncio.
 ASYNCIO = ("asyncio", "aiortc", "av")
 KNOW_ASYNCIO = tuple(
     f"{NAME}.client.{part}" for part in ("aio", "media", "calls", "link", "peer_connection")
 )
 WEBSOCKET_CLIENTS = ("trio_websocket", "wsproto")
-#: The second plays the part of any client; the third is one, of a media server.
+#: The second acts as any client; the third is a client of a media server.
 KNOW_WEBSOCKET_CLIENTS = (
     *(f"{NAME}.client", f"{NAME}.cli.compare"),
     f"{NAME}.relay.janus.connection",
@@ -81,7 +81,7 @@ KNOW_REDIS = (
 )
 SQL = ("sqlalchemy", "alembic", "psycopg", "sqlite3")
 KNOW_SQL = (f"{NAME}.store",)
-#: These do no I/O; nor do the dialects, whose rule is narrower still.
+#: These do no I/O; nor do the dialects, whose rule is stricter still.
 PURE = (
     *(f"{NAME}.messages", f"{NAME}.errors", f"{NAME}.websocket"),
     *(f"{NAME}.room", f"{NAME}.presence"),
@@ -91,13 +91,13 @@ PURE = (
     f"{NAME}.bus.names",
     f"{NAME}.cli.compare.talk",
 )
-#: What pure code does not import: I/O, tasks, and the clock and chance, which it is given.
+#: What pure code does not import: I/O, tasks, clocks and randomness, which are passed in.
 IMPURE = (
     *("trio", "asyncio", "threading", "multiprocessing", "subprocess", "signal"),
     *("socket", "ssl", "select", "selectors", "http.client", "urllib.request", "sqlite3"),
     *("time", "random", "secrets"),
 )
-#: What may have a `finally`, and why: none of it is what tells a room that somebody has left.
+#: What may have a `finally`, and why: none of these tells a room that somebody has left.
 MAY_HAVE_FINALLY = {
     "bus.redis": "members that are about to be let in are noted",
     "cli.compare.recorder": "connections of a recording are counted",
@@ -112,7 +112,7 @@ MAY_HAVE_FINALLY = {
 }
 MAX_LINES = 450
 MAX_METHODS = 25
-#: What is greater, and why; its head says so as well.
+#: Modules that may be longer, and why; each says so at its top as well.
 MAY_BE_LONG = {
     "dialects.live": "a dialect is one module: all of its words, and what each means",
     "dialects.mesh": "the same",
@@ -126,7 +126,7 @@ CATCH_ALL = frozenset({"BaseException", "Cancelled"})
 
 
 def package_sources() -> dict[str, str]:
-    """The source of every module of the package, by its dotted name."""
+    """The source of every module of the package, by dotted name."""
     sources = {}
     for path in sorted(ROOT.rglob("*.py")):
         parts = (NAME, *path.relative_to(ROOT).with_suffix("").parts)
@@ -135,9 +135,9 @@ def package_sources() -> dict[str, str]:
 
 
 def imports_of(module: str, source: str) -> Iterator[str]:
-    """Absolute dotted names that `module` imports, wherever in it.
+    """Absolute dotted names that `module` imports, anywhere in it.
 
-    `from a import b` gives `a.b`: what `b` is does not show in the source.
+    `from a import b` gives `a.b`: the source does not show what `b` is.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -153,7 +153,7 @@ def is_within(name: str, packages: tuple[str, ...]) -> bool:
 
 
 def part_of(name: str) -> str | None:
-    """`hub` for `trio_signal.hub.Hub`; None for what is not ours."""
+    """`hub` for `trio_signal.hub.Hub`; None for modules that are not ours."""
     parts = name.split(".")
     return parts[1] if parts[0] == NAME and len(parts) > 1 else None
 
@@ -305,26 +305,26 @@ IMPORT_RULES = list(dict.fromkeys(rule for rule, _, _ in BAD_IMPORTS))
 
 
 @pytest.mark.parametrize(("rule", "module", "source"), BAD_IMPORTS)
-def test_rule_sees_a_wrong_import(rule: ImportRule, module: str, source: str) -> None:
+def test_rule_finds_forbidden_import(rule: ImportRule, module: str, source: str) -> None:
     assert rule(f"{NAME}.{module}", source)
 
 
 @pytest.mark.parametrize(("rule", "module", "source"), GOOD_IMPORTS)
-def test_rule_lets_a_right_import_pass(rule: ImportRule, module: str, source: str) -> None:
+def test_rule_allows_permitted_import(rule: ImportRule, module: str, source: str) -> None:
     assert rule(f"{NAME}.{module}", source) == []
 
 
 @pytest.mark.parametrize("rule", IMPORT_RULES)
-def test_package_imports_go_one_way(rule: ImportRule) -> None:
+def test_package_imports_go_downwards(rule: ImportRule) -> None:
     wrong = {module: rule(module, source) for module, source in package_sources().items()}
     assert {module: names for module, names in wrong.items() if names} == {}
 
 
-# The rule about circles
+# The rule about circular imports
 
 
 def circle_of_imports(sources: Mapping[str, str]) -> list[str]:
-    """Parts of the package that import each other in a circle, if any do."""
+    """Parts of the package that import each other in a circle, if any."""
     graph: dict[str, set[str]] = {}
     for module, source in sources.items():
         part = part_of(module)
@@ -339,7 +339,7 @@ def circle_of_imports(sources: Mapping[str, str]) -> list[str]:
     return []
 
 
-def test_rule_sees_a_circle() -> None:
+def test_rule_finds_circular_import() -> None:
     sources = {
         f"{NAME}.session": "from .room import Room",
         f"{NAME}.room": "def late():\n    from trio_signal.hub import Hub",
@@ -350,11 +350,11 @@ def test_rule_sees_a_circle() -> None:
     assert circle_of_imports(sources) == []
 
 
-def test_package_has_no_circle() -> None:
+def test_package_has_no_circular_import() -> None:
     assert circle_of_imports(package_sources()) == []
 
 
-# The rules about exceptions: the lines that break them
+# The rules about exceptions: each gives the lines that break it
 
 
 def awaits_in_finally(source: str) -> list[int]:
@@ -375,7 +375,7 @@ def is_async(node: ast.ListComp | ast.SetComp | ast.DictComp) -> bool:
 
 
 def catches_everything(source: str) -> list[int]:
-    """`except:`, and handlers that may keep a cancellation to themselves."""
+    """`except:`, and handlers that may swallow a cancellation."""
     return [
         node.lineno
         for node in ast.walk(ast.parse(source))
@@ -391,7 +391,7 @@ def may_catch_cancelled(caught: ast.expr) -> bool:
 
 
 def surely_reraises(handler: ast.ExceptHandler) -> bool:
-    """Whether it ends with a `raise` of what it caught, and has no other way out."""
+    """Whether it ends by re-raising what it caught, with no other way out."""
     if any(isinstance(node, ast.Return | ast.Break | ast.Continue) for node in ast.walk(handler)):
         return False
     match handler.body[-1]:
@@ -411,7 +411,7 @@ def has_finally(source: str) -> list[int]:
     ]
 
 
-def test_leaving_depends_on_no_finally() -> None:
+def test_leaving_needs_no_finally() -> None:
     with_some = {module for module, source in package_sources().items() if has_finally(source)}
     allowed = tuple(f"{NAME}.{module}" for module in MAY_HAVE_FINALLY)
     assert {module for module in with_some if not is_within(module, allowed)} == set()
@@ -455,17 +455,17 @@ def within_a_function(handling: str) -> str:
 
 
 @pytest.mark.parametrize(("rule", "handling"), BAD_HANDLING)
-def test_rule_sees_wrong_handling(rule: ExceptionRule, handling: str) -> None:
+def test_rule_finds_wrong_exception_handling(rule: ExceptionRule, handling: str) -> None:
     assert rule(within_a_function(handling))
 
 
 @pytest.mark.parametrize(("rule", "handling"), GOOD_HANDLING)
-def test_rule_lets_right_handling_pass(rule: ExceptionRule, handling: str) -> None:
+def test_rule_allows_right_exception_handling(rule: ExceptionRule, handling: str) -> None:
     assert rule(within_a_function(handling)) == []
 
 
 @pytest.mark.parametrize("rule", EXCEPTION_RULES)
-def test_package_handles_exceptions_right(rule: ExceptionRule) -> None:
+def test_package_handles_exceptions_correctly(rule: ExceptionRule) -> None:
     wrong = {module: rule(source) for module, source in package_sources().items()}
     assert {module: lines for module, lines in wrong.items() if lines} == {}
 
@@ -474,7 +474,7 @@ def test_package_handles_exceptions_right(rule: ExceptionRule) -> None:
 
 
 def too_long(source: str) -> list[str]:
-    """What nobody reads from top to bottom: the module, and its classes with many methods."""
+    """Code too long to read from top to bottom: the module, and its classes with many methods."""
     lines = source.count("\n")
     found = [f"{lines} lines"] if lines > MAX_LINES else []
     for node in ast.walk(ast.parse(source)):
@@ -485,7 +485,7 @@ def too_long(source: str) -> list[str]:
     return found
 
 
-def test_rule_sees_what_is_too_long() -> None:
+def test_rule_finds_long_modules_and_classes() -> None:
     def class_of(methods: int) -> str:
         bodies = [
             "    @property\n    def one(self): ...",
@@ -499,10 +499,10 @@ def test_rule_sees_what_is_too_long() -> None:
     assert too_long("x = 1\n" * MAX_LINES) == too_long(class_of(MAX_METHODS)) == []
 
 
-def test_package_is_in_readable_pieces() -> None:
+def test_package_modules_and_classes_are_short() -> None:
     long = {
         module: sizes for module, source in package_sources().items() if (sizes := too_long(source))
     }
     allowed = {f"{NAME}.{module}" for module in MAY_BE_LONG}
     assert {module: sizes for module, sizes in long.items() if module not in allowed} == {}
-    assert allowed <= long.keys()  # what is short again needs no leave
+    assert allowed <= long.keys()  # a module that is short again must leave the list

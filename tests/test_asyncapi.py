@@ -1,4 +1,4 @@
-"""The AsyncAPI document is of the dialects that there are, and their examples are as it says."""
+"""The AsyncAPI document covers every dialect, and the examples on the pages match it."""
 
 import json
 import re
@@ -18,7 +18,7 @@ DOCUMENT = make_document(DIALECTS)
 
 
 def found_at(pointer: str) -> Any:
-    """What a reference means; KeyError if nothing is there."""
+    """What a reference points to; KeyError if nothing is there."""
     found: Any = DOCUMENT
     for part in pointer.removeprefix("#/").split("/"):
         found = found[part]
@@ -37,7 +37,7 @@ def references(value: object) -> Iterator[str]:
                 yield from references(each)
 
 
-def test_all_references_lead_somewhere() -> None:
+def test_all_references_resolve() -> None:
     found = set(references(DOCUMENT))
     assert found
     for pointer in found:
@@ -45,7 +45,7 @@ def test_all_references_lead_somewhere() -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_channel_of_each_dialect(dialect: str) -> None:
+def test_each_dialect_has_a_channel(dialect: str) -> None:
     channel = DOCUMENT["channels"][dialect]
     names = re.findall(r"{(\w+)}", channel["address"])
     assert set(channel["parameters"]) == set(names)
@@ -54,7 +54,7 @@ def test_channel_of_each_dialect(dialect: str) -> None:
 
 
 def messages(dialect: str, action: str) -> list[dict[str, Any]]:
-    """Those of a direction; each payload by itself."""
+    """The messages of a direction, one for each payload."""
     named = DOCUMENT["operations"][f"{dialect}.{action}"]["messages"]
     components = {"components": DOCUMENT["components"]}
     found = [found_at(found_at(message["$ref"])["$ref"]) for message in named]
@@ -63,7 +63,7 @@ def messages(dialect: str, action: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("action", ["receive", "send"])
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_samples_of_a_dialect_are_examples(dialect: str, action: str) -> None:
+def test_samples_are_examples_in_the_document(dialect: str, action: str) -> None:
     found = [
         (message["payload"], example["payload"])
         for message in messages(dialect, action)
@@ -75,7 +75,7 @@ def test_samples_of_a_dialect_are_examples(dialect: str, action: str) -> None:
 
 
 def lines(dialect: str, sign: str) -> list[Any]:
-    """What is said, or told, in the page's example; but not the bare texts."""
+    """The messages sent in one direction in the page's example, except bare texts."""
     (example,) = EXAMPLE.findall(page_of(dialect))
     said = re.findall(rf"^\w+ +{sign}  ({{.*)$", example, re.MULTILINE)
     assert said
@@ -84,8 +84,8 @@ def lines(dialect: str, sign: str) -> list[Any]:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize(("sign", "action"), [(">", "receive"), ("<", "send")])
-def test_the_example_is_as_the_document_says(dialect: str, sign: str, action: str) -> None:
-    """Each message fits one of those of its direction, and would not with a wrong `type`."""
+def test_page_example_matches_the_document(dialect: str, sign: str, action: str) -> None:
+    """Each message matches one of its direction, and would not with a wrong `type`."""
     validators = [jsonschema_rs.validator_for(m["payload"]) for m in messages(dialect, action)]
     for message in lines(dialect, sign):
         assert any(validator.is_valid(message) for validator in validators), message
@@ -93,7 +93,7 @@ def test_the_example_is_as_the_document_says(dialect: str, sign: str, action: st
             assert not any(validator.is_valid(wrong) for validator in validators), wrong
 
 
-async def test_the_server_tells_what_it_speaks(serve: Serve) -> None:
+async def test_server_documents_enabled_dialects_only(serve: Serve) -> None:
     async with serve(dialects=("mesh",)) as service, httpx.AsyncClient() as http:
         document = (await http.get(f"http://{service.base}/asyncapi.json")).json()
     assert document == make_document(["mesh"])

@@ -1,4 +1,4 @@
-"""Attacks, by sockets: what somebody might try, and what comes of it.
+"""Attacks over sockets: what an attacker might try, and how the server responds.
 
 In token mode, in every dialect, on one replica and on three.
 """
@@ -23,7 +23,7 @@ from trio_signal.auth import MAX_TOKEN
 from trio_signal.dialects import DIALECTS
 from trio_signal.tokens import LEEWAY
 
-#: Path of each dialect, and how it says that somebody is not let in.
+#: Each dialect's path, and how it refuses a client.
 PATHS = {
     "room": ("/ws/{room}/{user}", 4004, None),
     "live": ("/api/v1/ws/connect", 4001, "Authentication failed"),
@@ -65,7 +65,7 @@ async def knock(
     query: str = "",
     **first: Any,
 ) -> AsyncIterator[Client]:
-    """A connection that brings a token, as its dialect's clients do."""
+    """A connection that presents a token, as its dialect's clients do."""
     path = PATHS[dialect][0].format(room=room, user=user)
     if token is not None and dialect != "mesh":
         query += f"&token={quote(token)}"
@@ -82,7 +82,7 @@ async def knock(
 async def enter(
     service: Service, dialect: str, user: str, *, room: str = "r", **claims: Any
 ) -> AsyncIterator[Client]:
-    """One who is in a room, or in none yet where the dialect joins later."""
+    """A client that is in a room, or in none yet if the dialect joins later."""
     token = make_token(user, name=user.title(), **claims)
     async with knock(service, dialect, token, room=room, user=user) as client:
         match dialect:
@@ -115,7 +115,7 @@ every_dialect_with_rooms = pytest.mark.parametrize(
 )
 
 
-def test_every_dialect_is_attacked() -> None:
+def test_every_dialect_is_covered() -> None:
     assert set(PATHS) == set(DIALECTS)
 
 
@@ -125,29 +125,29 @@ def test_every_dialect_is_attacked() -> None:
 PRESENTABLE = {
     name: token for name, make in BAD_TOKENS.items() if (token := make() or "").isascii()
 }
-#: In a request's head: a longer one is refused before anybody looks for a token.
+#: For the request's head: a longer token is refused before anybody looks for one.
 SHORT = {name: token for name, token in PRESENTABLE.items() if len(token) < MAX_TOKEN - 1000}
 
 
 @every_dialect
-async def test_a_bad_token_does_not_get_in(service: Service, dialect: str) -> None:
+async def test_bad_token_is_refused(service: Service, dialect: str) -> None:
     _, code, reason = PATHS[dialect]
     for token in PRESENTABLE.values() if dialect == "mesh" else SHORT.values():
         async with knock(service, dialect, token) as eve:
-            if dialect == "peerjs":  # its clients read a message, and no reason
+            if dialect == "peerjs":  # its clients read a message instead of a close reason
                 assert [said["type"] for said in await eve.expect_close(code)] == ["ERROR"]
             else:
                 assert await eve.expect_close(code, reason or "Invalid token") == []
 
 
-async def test_a_gigantic_token_in_a_head_is_refused(service: Service) -> None:
+async def test_huge_token_in_request_head_is_refused(service: Service) -> None:
     token = PRESENTABLE["gigantic"]
     assert (await upgrade(service, f"/ws/r/ann?token={token}")).status == 400
     answer = await upgrade(service, "/ws/r/ann", Authorization=f"Bearer {token}")
     assert answer.status == 400
 
 
-async def test_a_bad_token_gets_nothing_by_http(service: Service) -> None:
+async def test_bad_token_is_refused_over_http(service: Service) -> None:
     async with browse(service) as http:
         for token in filter(None, PRESENTABLE.values()):
             for path in ("/rooms", "/rooms/r", "/auth/me", "/rooms/r/messages"):
@@ -157,7 +157,7 @@ async def test_a_bad_token_gets_nothing_by_http(service: Service) -> None:
 
 
 @every_dialect
-async def test_a_good_token_gets_in(service: Service, dialect: str) -> None:
+async def test_good_token_is_accepted(service: Service, dialect: str) -> None:
     async with enter(service, dialect, "ann"), enter(service, dialect, "bob"):
         pass
 
@@ -170,7 +170,7 @@ async def test_a_good_token_gets_in(service: Service, dialect: str) -> None:
         ("Cookie", "session={}"),
     ],
 )
-async def test_a_token_may_come_in_a_header(service: Service, headers: tuple[str, str]) -> None:
+async def test_token_is_read_from_headers(service: Service, headers: tuple[str, str]) -> None:
     name, value = headers
     for token, good in ((make_token("ann"), True), (make_token("ann", exp=1), False)):
         async with service.connect("/ws/r/ann", headers=[(name, value.format(token))]) as ann:
@@ -180,7 +180,7 @@ async def test_a_token_may_come_in_a_header(service: Service, headers: tuple[str
                 await ann.expect_close(4004, "Invalid token")
 
 
-async def test_a_token_may_come_as_a_subprotocol(service: Service) -> None:
+async def test_token_is_read_from_subprotocol(service: Service) -> None:
     for token, good in ((make_token("ann"), True), (make_token("ann", exp=1), False)):
         async with service.connect("/ws/r/ann", subprotocols=["bearer", token]) as ann:
             assert ann.socket.subprotocol == "bearer"
@@ -190,10 +190,10 @@ async def test_a_token_may_come_as_a_subprotocol(service: Service) -> None:
                 await ann.expect_close(4004, "Invalid token")
 
 
-# Whom one says to be
+# Claimed identities
 
 
-async def test_the_user_in_the_path_is_the_tokens(service: Service) -> None:
+async def test_user_in_path_must_match_token(service: Service) -> None:
     for user in ("bob", "Ann", "ann%20", "%61nn%00"):
         async with knock(service, "room", make_token("ann"), user=user) as eve:
             assert await eve.expect_close(4004, "Identity mismatch") == []
@@ -201,7 +201,7 @@ async def test_the_user_in_the_path_is_the_tokens(service: Service) -> None:
         await ann.expect("room_state")
 
 
-async def test_the_user_in_the_query_is_the_tokens(service: Service) -> None:
+async def test_user_in_query_or_body_must_match_token(service: Service) -> None:
     token = make_token("ann")
     async with knock(service, "live", token, query="user_id=bob") as eve:
         assert await eve.expect_close(1008, "Identity mismatch") == []
@@ -215,13 +215,13 @@ async def test_the_user_in_the_query_is_the_tokens(service: Service) -> None:
         assert (await http.post("/rooms/r/join", json={"user_id": "ann"})).status_code == 200
 
 
-async def test_a_client_id_is_not_taken_from_another(service: Service) -> None:
+async def test_client_id_of_another_user_is_refused(service: Service) -> None:
     async with knock(service, "mesh", make_token("ann"), clientId="one") as ann:
         await ann.expect("auth_success", client_id="one", user_id="ann")
         await ann.expect("users_in_room")
         async with knock(service, "mesh", make_token("eve"), clientId="one") as eve:
             assert await eve.expect_close(1008, "Client id in use") == []
-        # The same user by another provider is another user.
+        # The same user id from another issuer is another user.
         async with knock(service, "mesh", make_token("ann", iss="evil"), clientId="one") as eve:
             assert await eve.expect_close(1008, "Client id in use") == []
         await ann.expect_nothing()
@@ -230,7 +230,7 @@ async def test_a_client_id_is_not_taken_from_another(service: Service) -> None:
             await ann.expect_close(4409)
 
 
-async def test_the_name_is_the_tokens(service: Service) -> None:
+async def test_token_name_overrides_client_name(service: Service) -> None:
     token = make_token("eve", name="Eve\u202e\nAdmin")
     async with (
         enter(service, "mesh", "ann") as ann,
@@ -240,7 +240,7 @@ async def test_the_name_is_the_tokens(service: Service) -> None:
         await ann.expect("user_joined", username="Eve Admin")
 
 
-async def test_no_name_turns_text_around_or_breaks_a_line(service: Service) -> None:
+async def test_control_characters_are_removed_from_names(service: Service) -> None:
     said, shown = "Eve\u202e\r\n\x1b[31m" + "x" * 99, "Eve [31m" + "x" * 56
     assert len(shown) == 64
     async with browse(service, make_token("eve")) as http:
@@ -249,7 +249,7 @@ async def test_no_name_turns_text_around_or_breaks_a_line(service: Service) -> N
         enter(service, "mesh", "ann") as ann,
         knock(service, "room", make_token("eve"), user="eve") as eve,
     ):
-        await ann.expect("user_joined", username=shown)  # as by REST
+        await ann.expect("user_joined", username=shown)  # the name given by REST
         await eve.send("profile_updated", username="\u2066", prevUsername=said)
         await eve.wait_for("profile_updated", username=shown, prevUsername=shown)
         await eve.send("profile_updated", username=f"\u202e{said}")
@@ -269,8 +269,8 @@ FORGED = {
 }
 
 
-async def test_nobody_speaks_for_another(service: Service) -> None:
-    """What a message says of its sender does not count, in any dialect."""
+async def test_sender_cannot_be_forged_in_room(service: Service) -> None:
+    """Sender fields in a message are ignored, in every dialect."""
     async with (
         enter(service, "room", "ann") as ann,
         enter(service, "room", "bob") as bob,
@@ -290,7 +290,7 @@ async def test_nobody_speaks_for_another(service: Service) -> None:
         await bob.expect("broadcast-started", user_id="eve", username="Eve")
 
 
-async def test_nobody_speaks_for_another_in_live(service: Service) -> None:
+async def test_sender_cannot_be_forged_in_live(service: Service) -> None:
     async with enter(service, "live", "bob") as bob, enter(service, "live", "eve") as eve:
         await bob.expect("user_joined")
         await eve.send("live_offer", room_id="r", target_user_id="bob", payload=1, **FORGED)
@@ -299,7 +299,7 @@ async def test_nobody_speaks_for_another_in_live(service: Service) -> None:
         await bob.expect("message", sender_id="eve", sender_username="Eve")
 
 
-async def test_nobody_speaks_for_another_in_mesh(service: Service) -> None:
+async def test_sender_cannot_be_forged_in_mesh(service: Service) -> None:
     async with enter(service, "mesh", "bob") as bob, enter(service, "mesh", "eve") as eve:
         me = (await bob.expect("user_joined"))["client_id"]
         for type_, field in (("offer", "offer"), ("answer", "answer"), ("message", "data")):
@@ -307,7 +307,7 @@ async def test_nobody_speaks_for_another_in_mesh(service: Service) -> None:
             await bob.expect(type_, from_=me, username="Eve")
 
 
-async def test_nobody_speaks_for_another_in_stream(service: Service) -> None:
+async def test_sender_cannot_be_forged_in_stream(service: Service) -> None:
     async with enter(service, "stream", "host") as host:
         await host.send("broadcaster-ready", streamId="r")
         await host.settle()
@@ -331,7 +331,7 @@ SERVER_ONLY = {
 
 
 @every_dialect
-async def test_what_only_the_server_says_is_not_passed_on(service: Service, dialect: str) -> None:
+async def test_server_only_messages_are_not_relayed(service: Service, dialect: str) -> None:
     async with enter(service, dialect, "bob") as bob, enter(service, dialect, "eve") as eve:
         await settle(bob, eve)
         await bob.settle()
@@ -345,7 +345,7 @@ async def test_what_only_the_server_says_is_not_passed_on(service: Service, dial
 
 
 @every_dialect_with_rooms
-async def test_a_room_that_is_not_granted_is_not_entered(service: Service, dialect: str) -> None:
+async def test_room_without_grant_cannot_be_entered(service: Service, dialect: str) -> None:
     token = make_token("eve", rooms=["mine", "team-*"])
     async with enter(service, dialect, "ann", room="secret") as ann:
         for room in ("secret", "xteam-1", "MINE"):
@@ -367,7 +367,7 @@ async def test_a_room_that_is_not_granted_is_not_entered(service: Service, diale
         await ann.expect_nothing()
 
 
-async def test_a_signal_into_a_room_not_granted_does_not_arrive(service: Service) -> None:
+async def test_signal_into_room_without_grant_is_not_delivered(service: Service) -> None:
     token = make_token("eve", rooms=["mine"])
     async with (
         enter(service, "live", "ann", room="secret") as ann,
@@ -411,7 +411,7 @@ async def test_rooms_cannot_be_enumerated(service: Service) -> None:
             assert [room["id"] for room in listed] == ["team-1"]
             listed = (await http.get("/api/rooms")).json()
             assert [room["room_id"] for room in listed] == ["team-1"]
-            # The same answer whether there is such a room or not.
+            # The answer is the same whether the room exists or not.
             for path in ("/rooms/{}", "/rooms/{}/messages", "/api/rooms/{}/info"):
                 for room in ("secret", "none"):
                     method = "POST" if path.startswith("/api") else "GET"
@@ -435,7 +435,7 @@ async def test_rooms_cannot_be_enumerated(service: Service) -> None:
 # Grants
 
 
-async def test_who_may_not_publish_does_not_go_live(service: Service) -> None:
+async def test_going_live_needs_publish_grant(service: Service) -> None:
     async with AsyncExitStack() as stack:
         watching = await stack.enter_async_context(enter(service, "mesh", "ann"))
         for dialect, start, answer in (
@@ -456,7 +456,7 @@ async def test_who_may_not_publish_does_not_go_live(service: Service) -> None:
         assert told == {"user_joined"}
 
 
-async def test_a_broadcaster_is_called_as_its_token_says(service: Service) -> None:
+async def test_broadcaster_name_comes_from_token(service: Service) -> None:
     async with enter(service, "room", "ann") as ann, enter(service, "room", "bob") as bob:
         await ann.expect("user_joined")
         await ann.send("broadcast-started", username="Somebody Else")
@@ -469,19 +469,19 @@ async def test_a_broadcaster_is_called_as_its_token_says(service: Service) -> No
         await bob.expect("broadcast-stopped", username="Ann")
 
 
-async def test_who_is_no_moderator_does_not_kick(service: Service) -> None:
+async def test_only_moderators_can_kick(service: Service) -> None:
     async with enter(service, "mesh", "bob") as bob, enter(service, "mesh", "eve") as eve:
         await bob.expect("user_joined")
         (him,) = [user["client_id"] for user in eve.log[-1]["users"]]
         await eve.send("kick", client_id=him, reason="out")
         await eve.expect("error", code="not_allowed")
         await eve.send("kick", client_id="nobody")
-        await eve.expect("error", code="not_allowed")  # nor does it learn who is there
+        await eve.expect("error", code="not_allowed")  # and does not learn who is there
         await bob.expect_nothing()
 
 
 @every_dialect_with_rooms
-async def test_a_moderator_throws_out_a_peer_of_any_dialect(service: Service, dialect: str) -> None:
+async def test_moderator_kicks_peer_of_any_dialect(service: Service, dialect: str) -> None:
     async with (
         enter(service, dialect, "eve") as eve,
         enter(service, "mesh", "mod", moderator=True) as mod,
@@ -494,7 +494,7 @@ async def test_a_moderator_throws_out_a_peer_of_any_dialect(service: Service, di
         await mod.expect("error", code="target_not_found")
 
 
-async def test_a_kick_takes_a_peer_out_of_one_room_only(service: Service) -> None:
+async def test_kick_removes_peer_from_one_room_only(service: Service) -> None:
     token = make_token("eve")
     async with AsyncExitStack() as stack:
         enter_context = stack.enter_async_context
@@ -518,13 +518,13 @@ async def test_a_kick_takes_a_peer_out_of_one_room_only(service: Service) -> Non
         await mod.expect("user_left", client_id=her)
         for client in (eve, bob, mod, witness):
             await client.expect_nothing()
-        # It is in the other room as before, and does not get back into this one.
+        # It stays in the other room, and cannot rejoin this one.
         await eve.send("send_message", room_id="s", content="still here")
         await witness.expect("message", content="still here")
         await eve.wait_for("message_sent")
         await eve.send("join_room", room_id="r")
         await eve.expect("error", message="Not allowed in this room")
-        # Nor is it put back when it comes back.
+        # A reconnect does not restore the room either.
         await eve.close()
         await witness.expect("user_left", user_id="eve")
         async with knock(service, "live", token) as again:
@@ -535,7 +535,7 @@ async def test_a_kick_takes_a_peer_out_of_one_room_only(service: Service) -> Non
             await client.expect_nothing()
 
 
-async def test_who_was_kicked_is_kept_out_wherever_it_comes(service: Service) -> None:
+async def test_kicked_user_is_kept_out_in_every_dialect(service: Service) -> None:
     async with enter(service, "mesh", "mod", moderator=True) as mod:
         async with enter(service, "mesh", "eve") as eve:
             joined = await mod.expect("user_joined")
@@ -576,8 +576,8 @@ async def test_who_was_kicked_is_kept_out_wherever_it_comes(service: Service) ->
             await mod.expect("user_joined", username="Bob")
 
 
-async def test_a_peer_that_was_lost_is_nobody_else(service: Service) -> None:
-    """Its signals would go to whoever took its id; and it could not come back."""
+async def test_peer_id_of_lost_connection_stays_reserved(service: Service) -> None:
+    """Otherwise its signals would go to whoever took the id, and it could not reconnect."""
     me, her = make_token("ann", name="Ann"), make_token("eve")
     async with enter(service, "mesh", "bob") as bob:
         async with knock(service, "mesh", me, clientId="ann-1") as ann:
@@ -600,7 +600,7 @@ async def test_a_peer_that_was_lost_is_nobody_else(service: Service) -> None:
             await ann.wait_for("offer", offer=1)
 
 
-async def test_a_moderator_of_one_room_is_none_in_another(service: Service) -> None:
+async def test_moderator_cannot_kick_in_another_room(service: Service) -> None:
     async with (
         enter(service, "mesh", "ann", room="secret") as ann,
         enter(service, "mesh", "mod", room="r", moderator=True, rooms=["r"]) as mod,
@@ -610,7 +610,7 @@ async def test_a_moderator_of_one_room_is_none_in_another(service: Service) -> N
         await ann.expect_nothing()
 
 
-async def test_a_stream_is_not_taken_from_another(service: Service) -> None:
+async def test_stream_of_another_user_cannot_be_taken(service: Service) -> None:
     async with enter(service, "stream", "host") as host:
         await host.send("broadcaster-ready", streamId="r")
         await host.settle()
@@ -624,10 +624,10 @@ async def test_a_stream_is_not_taken_from_another(service: Service) -> None:
         assert told == {"viewer-count", "viewer-joined", "viewer-left"}
 
 
-# Renewal
+# Token renewal
 
 
-async def test_a_connection_ends_with_its_token(service: Service) -> None:
+async def test_connection_closes_when_token_expires(service: Service) -> None:
     end = int(time.time()) + 10
     async with AsyncExitStack() as stack:
         clients = [
@@ -640,7 +640,7 @@ async def test_a_connection_ends_with_its_token(service: Service) -> None:
             assert time.time() >= end
 
 
-async def test_a_token_is_not_renewed_with_anothers(service: Service) -> None:
+async def test_token_of_another_user_does_not_renew(service: Service) -> None:
     async with enter(service, "mesh", "ann", exp=int(time.time()) + 30) as ann:
         await ann.settle()
         assert {"type": "token_expiring", "expires_in": ANY} in ann.log
@@ -648,7 +648,7 @@ async def test_a_token_is_not_renewed_with_anothers(service: Service) -> None:
             make_token("eve"),
             make_token("ann", exp=1),
             make_token("ann", rooms=["else"]),
-            make_token("ann", iss="another"),  # whose ann is somebody else
+            make_token("ann", iss="another"),  # another issuer's ann is another user
             None,
         ):
             await ann.send("auth_token", token=token)
@@ -660,7 +660,7 @@ async def test_a_token_is_not_renewed_with_anothers(service: Service) -> None:
 # Other sites
 
 
-async def test_another_site_cannot_use_the_cookie(service: Service) -> None:
+async def test_other_sites_cannot_use_the_cookie(service: Service) -> None:
     cookie = f"session={make_token('ann')}"
     answer = await upgrade(service, "/ws/r/ann", Cookie=cookie, Origin=EVIL)
     assert answer.status == 403
@@ -678,8 +678,8 @@ async def test_another_site_cannot_use_the_cookie(service: Service) -> None:
         assert "access-control-allow-origin" not in read.headers
 
 
-async def test_where_all_sites_may_come_cookies_do_not_count(serve: Serve) -> None:
-    """`*` is for pages that bring a token on purpose; a browser brings cookies unasked."""
+async def test_cookies_are_ignored_when_all_origins_are_allowed(serve: Serve) -> None:
+    """`*` is for pages that send a token on purpose; a browser sends cookies on its own."""
     token = make_token("ann")
     origin = ("Origin", EVIL)
     given = {"jwt_secret": SECRET, "allowed_origins": "*, https://app.example.com"}

@@ -1,4 +1,4 @@
-"""Who somebody is: which tokens count, and what they say."""
+"""Authentication: which tokens are valid, and what they say."""
 
 import base64
 import hashlib
@@ -34,7 +34,7 @@ from trio_signal.tokens import LEEWAY
 
 
 async def identify(token: str | None, *, claimed: str | None = None, **given: Any) -> Identity:
-    """Who this token speaks for, on a server with these settings."""
+    """The identity in this token, on a server with these settings."""
     given = given or {"jwt_secret": SECRET}
     with trio.fail_after(PATIENCE):
         async with open_auth(settings(**given)) as auth:
@@ -42,7 +42,7 @@ async def identify(token: str | None, *, claimed: str | None = None, **given: An
                 return await auth.authenticate(Authenticate("peer", token, claimed=claimed))
             except AuthenticationError as error:
                 refusal = error
-    raise refusal  # not from within, where a nursery would wrap it
+    raise refusal  # not inside, where a nursery would wrap it
 
 
 def encoded(part: Any) -> str:
@@ -51,7 +51,7 @@ def encoded(part: Any) -> str:
 
 
 def by_hand(head: Any, said: Any, secret: bytes = SECRET.encode()) -> str:
-    """A token that no library would make, with a right HS256 signature."""
+    """A token that no library would make, with a correct HS256 signature."""
     signed = f"{encoded(head)}.{encoded(said)}"
     signature = hmac.digest(secret, signed.encode(), hashlib.sha256)
     return f"{signed}.{encoded(signature)}"
@@ -60,7 +60,7 @@ def by_hand(head: Any, said: Any, secret: bytes = SECRET.encode()) -> str:
 # What a token says
 
 
-async def test_a_token_says_who_somebody_is_and_what_they_may() -> None:
+async def test_token_gives_identity_and_grants() -> None:
     now = int(time.time())
     token = make_token(
         "ann",
@@ -88,27 +88,27 @@ async def test_a_token_says_who_somebody_is_and_what_they_may() -> None:
     )
 
 
-async def test_a_token_that_says_little_grants_every_room_and_to_publish() -> None:
+async def test_minimal_token_grants_every_room_and_publishing() -> None:
     identity = await identify(make_token("ann"))
     assert (identity.username, identity.avatar_url) == (None, None)
     assert identity.grants == Grants(("*",), publish=True, moderator=False, creator=False)
 
 
-async def test_the_tokens_name_counts_more_than_the_clients() -> None:
+async def test_token_name_overrides_client_name() -> None:
     async with open_auth(settings(jwt_secret=SECRET)) as auth:
         claims = Authenticate("peer", make_token("ann", name="Ann"), "Eve", guest_name="Guest")
         assert (await auth.authenticate(claims)).username == "Ann"
         claims = Authenticate("peer", make_token("ann"), "Eve\n", guest_name="Guest")
         assert (await auth.authenticate(claims)).username == "Eve"
         claims = Authenticate("peer", make_token("ann"), None, guest_name="Guest")
-        assert (await auth.authenticate(claims)).username == "ann"  # who has a token is no guest
+        assert (await auth.authenticate(claims)).username == "ann"  # a token: no guest
 
 
 @pytest.mark.parametrize(
     "picture",
     ["javascript:alert(1)", "data:text/html,x", "", "a.png", "https://x/" + "x" * MAX_PICTURE],
 )
-async def test_a_picture_is_on_the_web_or_none(picture: str) -> None:
+async def test_picture_must_be_a_web_url(picture: str) -> None:
     assert (await identify(make_token("ann", picture=picture))).avatar_url is None
 
 
@@ -126,7 +126,7 @@ async def test_a_picture_is_on_the_web_or_none(picture: str) -> None:
         (["[ab]?"], "a1", True),
     ],
 )
-async def test_globs_say_which_rooms(rooms: list[str], room_id: str, may: bool) -> None:
+async def test_globs_grant_rooms(rooms: list[str], room_id: str, may: bool) -> None:
     identity = await identify(make_token("ann", rooms=rooms))
     assert identity.grants.admit(room_id) is may
 
@@ -135,7 +135,7 @@ async def test_globs_say_which_rooms(rooms: list[str], room_id: str, may: bool) 
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
-async def test_a_public_key_checks_what_its_private_half_signed(algorithm: str) -> None:
+async def test_public_key_verifies_token(algorithm: str) -> None:
     key = private_key(algorithm)
     given = {"jwt_public_key": public_pem(key)}
     token = make_token("ann", key=key, algorithm=algorithm)
@@ -145,7 +145,7 @@ async def test_a_public_key_checks_what_its_private_half_signed(algorithm: str) 
         await identify(token, **given)
 
 
-async def test_several_keys_count_side_by_side() -> None:
+async def test_several_keys_work_together() -> None:
     rsa, ed = private_key("RS256"), private_key("EdDSA")
     async with run_key_server(jwk(rsa, "rsa"), jwk(private_key("RS256", 2), "two")) as server:
         given = {"jwt_secret": SECRET, "jwt_public_key": public_pem(ed), "jwks_url": server.url}
@@ -159,7 +159,7 @@ async def test_several_keys_count_side_by_side() -> None:
                     assert (await auth.authenticate(Authenticate("x", token))).user_id == "ann"
 
 
-async def test_an_unknown_or_swapped_key_id_is_refused() -> None:
+async def test_unknown_or_wrong_key_id_is_refused() -> None:
     one, two = private_key("ES256"), private_key("ES256", 2)
     async with run_key_server(jwk(one, "one"), jwk(two, "two")) as server:
         for kid in ("two", "three", None, "../../etc/passwd", ""):
@@ -170,7 +170,7 @@ async def test_an_unknown_or_swapped_key_id_is_refused() -> None:
         assert (await identify(token, jwks_url=server.url)).user_id == "ann"
 
 
-async def test_a_key_set_that_is_down_refuses_and_does_not_hinder_the_start() -> None:
+async def test_unavailable_key_set_refuses_tokens_but_server_starts() -> None:
     async with run_key_server() as server:
         server.status = "503 Service Unavailable"
         token = make_token("ann", key=private_key("ES256"), algorithm="ES256", kid="one")
@@ -182,7 +182,7 @@ async def test_a_key_set_that_is_down_refuses_and_does_not_hinder_the_start() ->
 
 
 @pytest.mark.parametrize("ago", [0, LEEWAY - 5])
-async def test_clocks_may_differ_a_little(ago: int) -> None:
+async def test_small_clock_difference_is_tolerated(ago: int) -> None:
     now = int(time.time())
     identity = await identify(make_token("ann", exp=now - ago))
     assert identity.expires == now - ago + LEEWAY
@@ -190,7 +190,7 @@ async def test_clocks_may_differ_a_little(ago: int) -> None:
     await identify(make_token("ann", iat=now + ago))
 
 
-async def test_issuer_and_audience_are_those_that_are_wanted() -> None:
+async def test_issuer_and_audience_must_match() -> None:
     given = {"jwt_secret": SECRET, "jwt_issuer": "https://id", "jwt_audience": "signal"}
     for audience in ("signal", ["else", "signal"]):
         await identify(make_token("ann", iss="https://id", aud=audience), **given)
@@ -209,11 +209,11 @@ async def test_issuer_and_audience_are_those_that_are_wanted() -> None:
             await identify(token, **given)
 
 
-async def test_an_audience_nobody_asked_for_does_not_count() -> None:
+async def test_audience_is_ignored_when_not_configured() -> None:
     assert (await identify(make_token("ann", aud="else", iss="x"))).user_id == "ann"
 
 
-# What does not count
+# Invalid tokens
 
 RSA = private_key("RS256")
 NOW = int(time.time())
@@ -284,7 +284,7 @@ BAD_TOKENS: dict[str, Callable[[], str | None]] = {
 
 
 @pytest.mark.parametrize("make", BAD_TOKENS.values(), ids=BAD_TOKENS)
-async def test_a_bad_token_is_refused_and_not_said_why(make: Callable[[], str | None]) -> None:
+async def test_bad_token_is_refused_without_reason(make: Callable[[], str | None]) -> None:
     with pytest.raises(AuthenticationError, match=r"^Invalid token$") as refused:
         await identify(make())
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
@@ -294,8 +294,8 @@ def as_hs256(head: dict[str, Any], secret: bytes) -> str:
     return by_hand({**HS256, **head}, GOOD, secret)
 
 
-async def test_a_public_key_is_no_secret() -> None:
-    """The attack on those who let the token choose: HS256, signed with what everybody knows."""
+async def test_public_key_is_not_accepted_as_secret() -> None:
+    """The attack on libraries that trust the token's `alg`: HS256, signed with the public key."""
     pem = public_pem(RSA)
     for secret in (pem, pem.strip(), pem.replace("\n", "")):
         with pytest.raises(AuthenticationError):
@@ -310,7 +310,7 @@ async def test_a_public_key_is_no_secret() -> None:
             await identify(inside, jwks_url=server.url)
 
 
-async def test_a_key_that_the_token_brings_along_does_not_count() -> None:
+async def test_key_inside_token_is_ignored() -> None:
     evil = private_key("RS256", 2)
     said = {"sub": "ann", "exp": NOW + 86400}
     async with run_key_server(jwk(evil, "evil")) as server:
@@ -321,7 +321,7 @@ async def test_a_key_that_the_token_brings_along_does_not_count() -> None:
         assert server.asked == 0
 
 
-async def test_a_token_is_of_the_one_who_says_so() -> None:
+async def test_claimed_user_must_match_token() -> None:
     assert (await identify(make_token("ann"), claimed="ann")).user_id == "ann"
     for other in ("bob", "Ann", "ann ", ""):
         with pytest.raises(IdentityMismatchError, match=r"^Identity mismatch$"):
@@ -331,7 +331,7 @@ async def test_a_token_is_of_the_one_who_says_so() -> None:
 # Minting
 
 
-async def test_a_minted_token_counts() -> None:
+async def test_minted_token_is_valid() -> None:
     server = settings(jwt_secret=SECRET, jwt_issuer="us", jwt_audience="signal")
     grants = Grants(("a-*",), publish=False, moderator=True, creator=True, team_of="cyd")
     token = mint_token(server, "ann", name="Ann", grants=grants, ttl=60)
@@ -342,13 +342,13 @@ async def test_a_minted_token_counts() -> None:
     assert identity.expires == pytest.approx(time.time() + 60, abs=10)
 
 
-def test_a_minted_token_says_no_more_than_it_must() -> None:
+def test_minted_token_has_only_required_claims() -> None:
     token = mint_token(settings(jwt_secret=SECRET), "ann", ttl=60)
     said = jwt.decode(token, options={"verify_signature": False})
     assert set(said) == {"sub", "iat", "exp"}
 
 
-def test_without_a_secret_nothing_is_minted() -> None:
+def test_minting_needs_a_secret() -> None:
     with pytest.raises(ConfigError, match="TRIO_SIGNAL_JWT_SECRET"):
         mint_token(settings(), "ann", ttl=60)
 
@@ -370,7 +370,7 @@ def test_without_a_secret_nothing_is_minted() -> None:
         ({"jwt_secret": "", "auth": ""}, False),
     ],
 )
-async def test_a_key_means_token_mode(given: dict[str, Any], wants: bool) -> None:
+async def test_key_enables_token_mode(given: dict[str, Any], wants: bool) -> None:
     server = settings(**given)
     assert server.wants_tokens is wants
     async with open_auth(server) as auth:
@@ -390,7 +390,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("given", "said"), WRONG)
-def test_wrong_keys_stop_the_start_and_are_not_said(given: dict[str, Any], said: str) -> None:
+def test_wrong_key_settings_are_refused_without_showing_keys(
+    given: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said) as refused:
         settings(**given)
     assert "hunter2" not in str(refused.value)
@@ -399,8 +401,8 @@ def test_wrong_keys_stop_the_start_and_are_not_said(given: dict[str, Any], said:
 # Open mode
 
 
-async def test_in_open_mode_what_was_said_is_not_handed_on() -> None:
-    """Replicas tell each other the subject; a token from elsewhere must not be in it."""
+async def test_open_mode_subject_does_not_contain_the_token() -> None:
+    """Replicas exchange the subject; it must not contain a token from elsewhere."""
     auth = OpenAuth()
     token = make_token("ann")
     one = await auth.authenticate(Authenticate("x", token, "Ann"))
@@ -433,7 +435,7 @@ PLACES: list[tuple[Headers, dict[str, str], FoundToken | None]] = [
 
 
 @pytest.mark.parametrize(("headers", "query", "found"), PLACES)
-def test_a_token_is_found(
+def test_token_is_found_in_request(
     headers: Headers, query: dict[str, str], found: FoundToken | None
 ) -> None:
     assert find_token(lambda name: headers.get(name, []), query) == found
@@ -450,7 +452,7 @@ def test_a_token_is_found(
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_value_does_not_show_its_token(
+def test_repr_hides_tokens_and_secrets(
     value: FoundToken | Authenticate | Renew | AuthToken | Settings,
 ) -> None:
     assert "s3cret" not in f"{value!r} {value}"

@@ -1,4 +1,4 @@
-"""The server API by HTTP, on one replica and on three, with peers of every dialect in the room."""
+"""The HTTP server API, on one replica and on three, with peers of every dialect in the room."""
 
 import time
 from collections.abc import AsyncIterator
@@ -67,7 +67,7 @@ async def mesh(
         yield client
 
 
-async def test_a_backend_acts_on_a_room_with_peers_of_every_dialect(open_service: Service) -> None:
+async def test_backend_manages_room_with_peers_of_every_dialect(open_service: Service) -> None:
     async with AsyncExitStack() as stack, backend(open_service) as api:
         enter = stack.enter_async_context
         ann = await enter(mesh(open_service, "ann"))
@@ -89,7 +89,7 @@ async def test_a_backend_acts_on_a_room_with_peers_of_every_dialect(open_service
         assert peers["mesh"]["peer_id"] == peers["mesh"]["username"] == "ann"
         assert (room["id"], room["locked"], peers["room"]["live"]) == ("r", False, False)
         assert {peer["address_class"] for peer in peers.values()} == {"loopback"}
-        # Of a peer that lost its connection, any replica says that it is away.
+        # Every replica reports a peer that lost its connection as away.
         path = "/ws/r"
         async with open_service.connect(path) as gus:
             await gus.expect("auth_required")
@@ -111,7 +111,7 @@ async def test_a_backend_acts_on_a_room_with_peers_of_every_dialect(open_service
         assert listed == {"rooms": [{"id": "r", "peers": 4, "users": 4, "live": 0}], "next": None}
         assert (await api.ask("GET", "/rooms?prefix=x"))["rooms"] == []
 
-        # A part of a great room, as a page shows it.
+        # One page of a large room.
         part = await api.ask("GET", "/rooms/r", params={"search": "BOB", "limit": 1})
         assert [peer["username"] for peer in part["peers"]] == ["Bob"]
         assert (part["total"], part["found"]) == (4, 1)
@@ -120,7 +120,7 @@ async def test_a_backend_acts_on_a_room_with_peers_of_every_dialect(open_service
         assert [peer["peer_id"] for peer in part["peers"]] == ids[1:3]
         await api.ask("GET", "/rooms/r?limit=some", 422)
 
-        # It speaks to all, and to one.
+        # A message to all, and one to a single peer.
         said = await api.ask("POST", "/rooms/r/messages", json={"data": {"n": 1}})
         assert said == {"peers": 4}
         assert (await ann.wait_for("message"))["data"] == {"n": 1}
@@ -135,7 +135,7 @@ async def test_a_backend_acts_on_a_room_with_peers_of_every_dialect(open_service
         await api.ask("POST", "/rooms/empty/messages", 404, json={"data": 1})
         await api.ask("POST", "/rooms/r/messages", 422, json={"to": "ann"})
 
-        # A locked room lets nobody new in, and those in it stay.
+        # A locked room admits nobody new; those in it stay.
         assert (await api.ask("PATCH", "/rooms/r", json={"locked": True}))["locked"]
         await ann.wait_for("room_locked", room_id="r", locked=True)
         for _ in open_service.bases:
@@ -145,7 +145,7 @@ async def test_a_backend_acts_on_a_room_with_peers_of_every_dialect(open_service
         await ann.wait_for("room_locked", locked=False)
         async with mesh(open_service, "eve") as eve:
             await eve.wait_for("users_in_room")
-            # A ban holds on another replica, in another dialect, in another tab.
+            # A ban holds on every replica, in every dialect and in every tab.
             body = {"reason": "Be kind", "ban_seconds": 3600}
             answer = await api.ask("DELETE", "/rooms/r/peers/eve", json=body)
             assert answer == {"removed": 1}
@@ -158,7 +158,7 @@ async def test_a_backend_acts_on_a_room_with_peers_of_every_dialect(open_service
             async with open_service.connect("/ws/r/eve?username=Other") as eve:
                 await eve.expect_close(4004)
 
-        # Out of this room: without a ban, nobody is kept out.
+        # Closing the room removes everybody, but without a ban they may return.
         assert await api.ask("DELETE", "/rooms/r") == {"removed": 4}
         await ann.expect_close(1008, "Room closed")
         assert (await api.ask("GET", "/rooms/r"))["peers"] == []
@@ -169,7 +169,7 @@ async def test_a_backend_acts_on_a_room_with_peers_of_every_dialect(open_service
             await ann.expect_close(1008, "Bye")
 
 
-async def test_who_has_no_key_may_not(serve: Serve) -> None:
+async def test_requests_need_a_valid_key(serve: Serve) -> None:
     async with serve(**TOKENS) as service, backend(service) as api:
         now = int(time.time())
 
@@ -191,7 +191,7 @@ async def test_who_has_no_key_may_not(serve: Serve) -> None:
             assert (await api.ask("GET", "/rooms", 401))["error"]["code"] == "unauthorized"
         api.key = make_token()
         assert (await api.ask("GET", "/rooms", 403))["error"]["code"] == "forbidden"
-        # Whoever guesses is refused, and not who knows.
+        # A client that guesses keys is refused; one with a valid key is not.
         api.key = "guess"
         while (answer := await guess(service)).status_code == 401:
             pass
@@ -219,7 +219,7 @@ async def guess(service: Service) -> httpx.Response:
         return await http.get(f"http://{service.base}{API}/rooms", headers=headers)
 
 
-async def test_the_modules_for_backends(serve: Serve) -> None:
+async def test_python_backend_modules(serve: Serve) -> None:
     async with serve(**TOKENS) as service:
         url = f"http://{service.base}/"
         async with AsyncServerApi(url, KEY) as api:
@@ -243,7 +243,7 @@ async def test_the_modules_for_backends(serve: Serve) -> None:
 
 
 def act(url: str) -> None:
-    """What a backend without `async` does."""
+    """The calls of a backend without `async`."""
     with ServerApi(url, KEY) as api:
         assert [room.peers for room in api.rooms("a/")] == [1]
         assert api.send("a/b", "plain", "ann") == 1
@@ -284,7 +284,7 @@ async def test_moderators_ban_and_lock(serve: Serve) -> None:
             await new.wait_for("users_in_room")
 
 
-def test_a_slash_in_an_id_is_no_other_path() -> None:
+def test_encoded_slash_stays_in_the_id() -> None:
     path = f"{API}/rooms/{{room_id:path}}/peers/{{peer_id:path}}"
     raw = f"{API}/rooms/a%2Fb/peers/x%2Fpeers%2Fy".encode()
     assert read_path(path, raw) == {"room_id": "a/b", "peer_id": "x/peers/y"}
@@ -301,7 +301,7 @@ def test_a_slash_in_an_id_is_no_other_path() -> None:
         ("/tokens", "OPTIONS, POST"),
     ],
 )
-async def test_what_may_be_asked_of_a_path_is_known(serve: Serve, path: str, allowed: str) -> None:
+async def test_options_lists_allowed_methods(serve: Serve, path: str, allowed: str) -> None:
     async with serve(**KEYS) as service, httpx.AsyncClient() as http:
         answer = await http.options(f"http://{service.base}{API}{path}")
         assert (answer.status_code, answer.headers["Allow"]) == (200, allowed)

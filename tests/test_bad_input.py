@@ -1,7 +1,7 @@
-"""Whatever a client sends: it gets the answer that its page names, and nobody else notices.
+"""Whatever a client sends, it gets the answer that its page documents, and nobody else notices.
 
-Each table holds for all dialects at once. A client that is told of an error is
-still served, so each test ends with an ordinary exchange.
+Each table holds for all dialects. A client that receives an error is still served, so each test
+ends with an ordinary exchange.
 """
 
 import json
@@ -22,21 +22,21 @@ from trio_signal.dialects import DIALECTS, dialect_at
 from trio_signal.messages.commands import Close, Malformed
 from trio_signal.messages.identity import Identity, ServerInfo
 
-#: What a client says is read before any other replica can hear of it.
+#: The server parses client input before any other replica could receive it.
 service = one_replica
-#: These say so if they wait for a database or Redis for long, as on a busy machine.
+#: These log a warning if they wait long for a database or Redis, as on a busy machine.
 MAY_BE_SLOW = ("trio_signal.announcements", "trio_signal.bus")
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever clients send is no error of ours."""
+    """Nothing that clients send is a server error."""
     yield
     records = caplog.get_records("call")
     assert [r for r in records if r.exc_info or not r.name.startswith(MAY_BE_SLOW)] == []
 
 
-# The kinds of field, and what may not stand in them
+# The kinds of field, and the values that they must not hold
 
 NOT_TEXT: tuple[Any, ...] = (5, 1.5, True, [], ["x"], {}, {"x": "y"})
 WRONG: Mapping[str, tuple[Any, ...]] = {
@@ -56,7 +56,7 @@ RIGHT: Mapping[str, Any] = {
 
 
 def fits(answer: Message, wanted: Message) -> bool:
-    """Whether the answer has these fields; of a text that ends in `: `, the start."""
+    """Whether the answer has these fields; a text that ends in `: ` is only the beginning."""
     return all(
         answer[name].startswith(value) if value.endswith(": ") else answer[name] == value
         for name, value in wanted.items()
@@ -64,14 +64,14 @@ def fits(answer: Message, wanted: Message) -> bool:
 
 
 class Scene(NamedTuple):
-    """One that sends nonsense, and one of each dialect beside it in the room."""
+    """A client that sends bad input, and one client of each dialect in the same room."""
 
     family: Family
     ann: Client
     others: list[Client]
 
     async def check(self, text: str, wanted: Message | None) -> None:
-        """Send it, get this answer or none, and be served all the same."""
+        """Send it, get this answer or none, and still be served."""
         await self.ann.send_text(text)
         await self.ann.send_json(self.family.ask)
         if wanted is not None:
@@ -83,7 +83,7 @@ class Scene(NamedTuple):
         await self.ann.expect(self.family.answer)
 
     async def check_peace(self) -> None:
-        """Nobody else has noticed anything."""
+        """No other client noticed anything."""
         for other in self.others:
             await other.expect_nothing()
 
@@ -99,14 +99,14 @@ async def open_scene(service: Service, dialect: str) -> AsyncIterator[Scene]:
     ):
         others = [eva, leo, mia, sam]
         for number, other in enumerate(others):
-            for _ in range(len(others) - number):  # each hears of those after it
+            for _ in range(len(others) - number):  # each hears those after it
                 await other.wait_for("viewer-count" if other is sam else "user_joined")
             await other.expect_nothing()
         await ann.settle()
         yield Scene(FAMILIES[dialect], ann, others)
 
 
-# What is no message at all
+# Not a message at all
 
 NOT_JSON = [
     "",
@@ -126,11 +126,11 @@ NOT_JSON = [
     "\ufeff{}",
     "\0",
     "null and void",
-    # Half of a surrogate pair: JSON by its grammar, but no text.
+    # Half of a surrogate pair: valid JSON grammar, but no valid text.
     '{"type":"\\ud800"}',
     '{"type":"nonsense","content":"\\udfff\\ud800"}',
     '"\\ud800"',
-    # Deeper than any parser should follow.
+    # Nested deeper than any parser should follow.
     "[" * 60_000,
     "[" * 60_000 + "]" * 60_000,
     '{"a":' * 20_000 + "1" + "}" * 20_000,
@@ -154,7 +154,7 @@ WRONG_TYPES = [json.dumps({"type": wrong}) for wrong in (None, *NOT_TEXT)]
     ],
     ids=["not JSON", "not an object", "without type", "type of a wrong type", "unknown type"],
 )
-async def test_what_is_no_message_gets_an_error(
+async def test_malformed_message_gets_an_error(
     service: Service, dialect: str, texts: Iterable[str], kind: str
 ) -> None:
     async with open_scene(service, dialect) as scene:
@@ -167,11 +167,11 @@ async def test_what_is_no_message_gets_an_error(
 
 
 def wrong_messages(family: Family) -> Iterator[Message]:
-    """Every message, wrong in one field: its value of each wrong type, or left out."""
+    """Every message with one wrong field: each value of a wrong type, or the field left out."""
     for type_, (needed, optional) in family.messages.items():
         fields = needed | optional
         right = {"type": type_} | {name: RIGHT[kind] for name, kind in fields.items()}
-        # Where a room is not named there is an error already.
+        # Without a room id, the error is another one.
         right |= {name: "r" for name in fields if name in {"room_id", "streamId", "orderId"}}
         for name, kind in fields.items():
             yield from (right | {name: wrong} for wrong in WRONG[kind])
@@ -180,7 +180,7 @@ def wrong_messages(family: Family) -> Iterator[Message]:
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_a_field_of_a_wrong_type_or_a_missing_one(service: Service, dialect: str) -> None:
+async def test_missing_or_wrongly_typed_field_gets_an_error(service: Service, dialect: str) -> None:
     messages = list(wrong_messages(FAMILIES[dialect]))
     assert len(messages) > 40
     async with open_scene(service, dialect) as scene:
@@ -199,7 +199,7 @@ async def test_a_field_of_a_wrong_type_or_a_missing_one(service: Service, dialec
         ("send_message", "room_id and content required"),
     ],
 )
-async def test_live_wants_to_know_the_room(service: Service, type_: str, error: str) -> None:
+async def test_live_needs_a_room_id(service: Service, type_: str, error: str) -> None:
     async with open_scene(service, "live") as scene:
         wanted = {"type": "error", "message": error}
         for room_id in ({}, {"room_id": ""}):
@@ -212,7 +212,7 @@ async def test_live_wants_to_know_the_room(service: Service, type_: str, error: 
         await scene.check_peace()
 
 
-async def test_room_takes_content_for_chat_but_not_just_any(service: Service) -> None:
+async def test_room_takes_only_text_content_as_chat(service: Service) -> None:
     async with open_scene(service, "room") as scene:
         for content in (5, True, ["x"], {"x": "y"}):
             for type_ in ({}, {"type": "nonsense"}):
@@ -225,7 +225,7 @@ async def test_room_takes_content_for_chat_but_not_just_any(service: Service) ->
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_nesting_that_a_parser_can_follow_is_no_error(service: Service, dialect: str) -> None:
+async def test_moderate_nesting_is_accepted(service: Service, dialect: str) -> None:
     async with open_scene(service, dialect) as scene:
         ask = json.dumps(scene.family.ask)
         await scene.ann.send_text(f'{ask[:-1]}, "x": {"[" * 200}{"]" * 200}' + "}")
@@ -234,7 +234,7 @@ async def test_nesting_that_a_parser_can_follow_is_no_error(service: Service, di
 
 
 @pytest.mark.parametrize("text", [*NOT_JSON, *NOT_OBJECTS, *WITHOUT_TYPE, '{"type":"ping"}'])
-async def test_mesh_forgives_nothing_before_it_knows_who_it_is(service: Service, text: str) -> None:
+async def test_mesh_closes_on_bad_input_before_authentication(service: Service, text: str) -> None:
     async with service.connect("/ws/r") as ann:
         await ann.expect("auth_required")
         await ann.send_text(text)
@@ -263,7 +263,7 @@ async def test_mesh_forgives_nothing_before_it_knows_who_it_is(service: Service,
     ],
     ids=lambda value: None if isinstance(value, int) else "",
 )
-async def test_what_is_not_forgiven(
+async def test_fatal_input_closes_the_connection(
     service: Service, dialect: str, code: int, frames: bytes
 ) -> None:
     family = FAMILIES[dialect]
@@ -274,14 +274,14 @@ async def test_what_is_not_forgiven(
             await other.expect_nothing()
         await bob.send(frames)
         await bob.expect_close(code)
-        # They see it leave, as anybody, and nothing else.
+        # The others see it leave like any peer, and nothing else.
         for other in scene.others:
             await other.expect("viewer-count" if other is scene.others[3] else "user_left")
         await scene.check_peace()
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_only_many_in_a_row_end_the_connection(service: Service, dialect: str) -> None:
+async def test_only_many_malformed_messages_in_a_row_close(service: Service, dialect: str) -> None:
     async with open_scene(service, dialect) as scene:
         family, ann = scene.family, scene.ann
         for _ in range(2):
@@ -301,7 +301,7 @@ async def test_only_many_in_a_row_end_the_connection(service: Service, dialect: 
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_a_message_may_be_as_big_as_the_limit(service: Service, dialect: str) -> None:
+async def test_message_at_the_size_limit_is_accepted(service: Service, dialect: str) -> None:
     async with open_scene(service, dialect) as scene:
         await scene.ann.send_text(json.dumps(scene.family.ask).ljust(131_072))
         await scene.ann.expect(scene.family.answer)
@@ -321,14 +321,14 @@ async def test_a_message_may_be_as_big_as_the_limit(service: Service, dialect: s
         ("%3Cscript%3E", "<script>"),
         ("a+b", "a+b"),
         ("..", ".."),
-        ("%FF%C3", "\ufffd\ufffd"),  # no UTF-8
+        ("%FF%C3", "\ufffd\ufffd"),  # invalid UTF-8
         ("%ED%A0%80", "\ufffd\ufffd\ufffd"),  # half of a surrogate pair
         ("%zz%", "%zz%"),
         ("x" * 256, "x" * 256),
     ],
 )
-async def test_a_name_is_any_text(service: Service, sent: str, meant: str) -> None:
-    """As an id it is taken as it is, as a name to show it is made harmless."""
+async def test_ids_and_names_may_be_any_text(service: Service, sent: str, meant: str) -> None:
+    """An id is used unchanged; a display name is made harmless."""
     shown = meant.replace("\n\0", "")[:64]
     async with (
         service.connect(f"/ws/{sent}/eva") as eva,
@@ -345,7 +345,7 @@ async def test_a_name_is_any_text(service: Service, sent: str, meant: str) -> No
             await mia.wait_for("user_joined", username=shown, room_id=meant)
 
 
-# Anything
+# Random input
 
 
 vocabulary = st.sampled_from(
@@ -382,7 +382,7 @@ messages = st.one_of(
     ],
 )
 @given(st.lists(messages, max_size=5))
-def test_no_dialect_fails_on_anything(path: str, said: list[Any]) -> None:
+def test_random_input_raises_in_no_dialect(path: str, said: list[Any]) -> None:
     dialect = dialect_at(path, DIALECTS)
     assert dialect is not None
     list(dialect.opened("p1"))
@@ -398,8 +398,10 @@ def test_no_dialect_fails_on_anything(path: str, said: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_no_sequence_of_messages_ends_a_connection(service: Service, dialect: str) -> None:
-    """What one says at random, the hub can do, and all can be told."""
+async def test_random_valid_messages_do_not_close_the_connection(
+    service: Service, dialect: str
+) -> None:
+    """The hub carries out random messages, and every client can be sent the results."""
     family = FAMILIES[dialect]
     chance = random.Random(dialect)
     values: dict[str, list[Any]] = {

@@ -1,4 +1,4 @@
-"""What `make bench` may be asked for; it is measured by hand."""
+"""The options of `make bench`; the measurement itself is started by hand."""
 
 import pytest
 
@@ -10,18 +10,18 @@ from bench.workloads import workloads
 
 
 @pytest.mark.parametrize("part", ["--quick", "--only=relay", "--peers=node ws"])
-def test_a_part_is_not_published(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_partial_results_cannot_be_published(part: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read_options(["--publish", part])
     assert "--publish replaces all tables" in capsys.readouterr().err
 
 
-def test_peers_that_are_asked_for_get_all_workloads() -> None:
+def test_selected_peers_get_all_workloads() -> None:
     options = read_options(["--peers", "node ws, fastapi"])
     assert options.peers == options.all_for == ("node ws", "fastapi")
 
 
-def test_a_lost_message_misses_the_target() -> None:
+def test_lost_message_misses_the_target() -> None:
     def drops(arrived: int) -> dict[str, object]:
         phase = {"due": 1000, "arrived": arrived, "seconds": 10.0, "server_cpu": 1.0}
         return {"runs": {"drops": {"trio-signal": [[{}, phase]]}}}
@@ -30,7 +30,7 @@ def test_a_lost_message_misses_the_target() -> None:
     assert [ratio.verdict for ratio in ratios(drops(999))] == ["missed"]
 
 
-def test_all_workloads_have_a_figure_and_a_server_that_can_do_them() -> None:
+def test_every_workload_has_a_figure_and_a_server() -> None:
     for workload in workloads(quick=False).values():
         assert any(figure.workload == workload.name for figure in FIGURES)
         assert any(target.returning or not workload.returns for target in TARGETS)

@@ -1,4 +1,4 @@
-"""The browser client's types and reference are those of its comments, and name what is there."""
+"""The browser client's types and reference are generated from its comments and are up to date."""
 
 import json
 import re
@@ -12,14 +12,14 @@ SOURCE = print_browser_api.SOURCE.read_text()
 REACT = print_browser_api.REACT.read_text()
 
 
-def test_the_bundle_is_that_of_the_modules() -> None:
+def test_bundle_is_up_to_date() -> None:
     modules = {path.stem: path.read_text() for path in bundle_browser_client.SOURCE.glob("*.js")}
     assert bundle_browser_client.bundle(modules) == SOURCE, (
         "run: python -m tools.bundle_browser_client"
     )
 
 
-def test_a_bundle_has_each_module_once_behind_those_that_it_needs() -> None:
+def test_bundle_has_each_module_once_after_its_imports() -> None:
     modules = {
         "index": "/** All. */\n\nexport { a } from './a.js';\nexport { c } from './c.js';\n",
         "a": "import { b } from './b.js';\n\nexport function a() { return b + c; }\n",
@@ -32,7 +32,7 @@ def test_a_bundle_has_each_module_once_behind_those_that_it_needs() -> None:
     )
 
 
-def test_the_types_are_those_of_the_comments() -> None:
+def test_types_are_up_to_date() -> None:
     types = print_browser_api.TYPES.read_text()
     assert types == print_browser_api.types(SOURCE), "run: python -m tools.print_browser_api"
     types = print_browser_api.SERVER_TYPES.read_text()
@@ -42,7 +42,7 @@ def test_the_types_are_those_of_the_comments() -> None:
     assert types == print_browser_api.react_types(), "run: python -m tools.print_browser_api"
 
 
-def test_the_reference_is_that_of_the_comments() -> None:
+def test_reference_is_up_to_date() -> None:
     for place, source in (
         (print_browser_api.PAGE, SOURCE),
         (print_browser_api.REACT_PAGE, REACT),
@@ -53,25 +53,25 @@ def test_the_reference_is_that_of_the_comments() -> None:
         )
 
 
-def test_a_page_without_markers_is_not_printed_into() -> None:
+def test_page_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="no markers"):
         print_browser_api.printed("# The browser client\n", SOURCE)
 
 
-def test_each_event_that_is_told_is_in_the_types() -> None:
+def test_every_emitted_event_is_in_the_types() -> None:
     told = set(re.findall(r"#emit\('(\w+)'", SOURCE))
     (events,) = (e for e in print_browser_api.read(SOURCE) if e.name == "Events")
     assert {print_browser_api.named(text).name for text in events.all("property")} == told
 
 
-def test_each_parameter_in_the_comments_is_one_of_the_code() -> None:
+def test_documented_parameters_exist_in_the_code() -> None:
     for entry in print_browser_api.read(SOURCE) + print_browser_api.read(REACT):
         if entry.all("param") and "(" in entry.code:
             names = {print_browser_api.named(text).name for text in entry.all("param")}
             assert names <= {*re.findall(r"\w+", entry.code), "options"}
 
 
-def test_the_package_has_the_version_of_the_server() -> None:
+def test_package_version_matches_the_server() -> None:
     package = json.loads(print_browser_api.SOURCE.with_name("package.json").read_text())
     assert package["version"] == __version__
 

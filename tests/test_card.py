@@ -1,7 +1,7 @@
-"""However a live peer's connection ends: *stopped*, then *left*, once; and nothing of it stays.
+"""However a live peer's connection ends: *stopped*, then *left*, each once, and nothing remains.
 
-Two replicas with Redis. The witness is on the other one, so it hears through Redis, and once the
-peer has gone its replica no longer listens to the room.
+Two replicas with Redis. The witness is on the other replica, so it hears through Redis; once the
+peer has gone, the peer's replica no longer subscribes to the room.
 """
 
 import time
@@ -39,7 +39,7 @@ class Stage(NamedTuple):
     monkeypatch: pytest.MonkeyPatch
 
     async def subscribers(self) -> int:
-        """How many replicas listen to the room."""
+        """How many replicas are subscribed to the room."""
         channel = f"{self.prefix}trio_signal:room:{ROOM}"
         _, count = await self.redis.ask("PUBSUB", "NUMSUB", channel)
         return int(count)
@@ -59,7 +59,7 @@ async def enter(
 
 
 def tasks_called(name: str) -> Iterator[trio.lowlevel.Task]:
-    """Those in Trio's tree of tasks."""
+    """The tasks of this name in Trio's task tree."""
     root = trio.lowlevel.current_root_task()
     tasks = [root] if root is not None else []
     for task in tasks:
@@ -89,11 +89,11 @@ def is_peer(connection: Connection) -> bool:
     return identity is not None and identity.user_id == "peer"
 
 
-# The ways
+# Ways in which a connection ends
 
 
 async def cancelled_scope(stage: Stage, peer: RawClient) -> None:
-    """The scope of the connection's nursery."""
+    """Cancel the scope of the connection's nursery."""
     (session,) = stage.here.hub.participants
     assert isinstance(session, Session)
     assert session._scope is not None
@@ -145,12 +145,12 @@ async def goodbye(stage: Stage, peer: RawClient) -> None:
 
 
 async def another_close(stage: Stage, peer: RawClient) -> None:
-    """A close frame of a client that looks for another connection."""
+    """A close frame of a client that will open another connection."""
     await peer.send(client_frame(CLOSE, (4000).to_bytes(2)))
 
 
 async def token_runs_out(stage: Stage, peer: RawClient) -> None:
-    """It does not show another."""
+    """The peer does not renew it."""
 
 
 async def silence(stage: Stage, peer: RawClient) -> None:
@@ -158,7 +158,7 @@ async def silence(stage: Stage, peer: RawClient) -> None:
 
 
 async def full_outbox(stage: Stage, peer: RawClient) -> None:
-    """It reads nothing of what another one says, who is elsewhere."""
+    """The peer reads nothing of what a client on the other replica sends it."""
     async with open_raw(address(stage.there)) as talker:
         await enter(talker, "talker")
         for _ in range(200):
@@ -173,7 +173,7 @@ async def kick(stage: Stage, peer: RawClient) -> None:
         await moderator.wait_for("user_left")
 
 
-#: Each with the cause that the others are told, and settings.
+#: Each way with the cause that the others receive, and its settings.
 WAYS: dict[str, tuple[Callable[[Stage, RawClient], Awaitable[None]], str, dict[str, float]]] = {
     "cancelled scope": (cancelled_scope, "lost", {}),
     "exception in receive": (exception_in_receive, "error", {}),
@@ -194,7 +194,7 @@ WAYS: dict[str, tuple[Callable[[Stage, RawClient], Awaitable[None]], str, dict[s
 
 
 async def hear_of_the_end(witness: RawClient, cause: str) -> None:
-    """Of the peer, first *stopped* and then *left* and why, and each once."""
+    """The witness receives the peer's *stopped*, then *left* with the cause, each once."""
     heard: list[str] = []
     said = None
     while heard[-1:] != ["user_left"]:
@@ -218,7 +218,7 @@ async def next_text(client: RawClient) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("way", "cause", "given"), WAYS.values(), ids=WAYS)
-async def test_a_connection_that_ends_leaves_nothing(
+async def test_ended_connection_leaves_nothing_behind(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     way: Callable[[Stage, RawClient], Awaitable[None]],
@@ -248,7 +248,7 @@ async def test_a_connection_that_ends_leaves_nothing(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what no message tells of."""
+    """Poll for a condition that no message announces."""
     with trio.fail_after(PATIENCE):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.005)
@@ -259,7 +259,7 @@ async def until(condition: Callable[[], bool]) -> None:
     [(SIGTERM, "shutdown"), (SIGKILL, "replica_lost")],
     ids=lambda given: getattr(given, "name", ""),
 )
-async def test_a_process_that_ends_leaves_nothing(
+async def test_ended_process_leaves_nothing_behind(
     tmp_path: Path, number: Signals, cause: str
 ) -> None:
     async with open_cluster(tmp_path, 2, TRIO_SIGNAL_JWT_SECRET=SECRET) as cluster:

@@ -1,4 +1,4 @@
-"""The commands: what they print, and with what they end."""
+"""The commands: what they print, and their exit codes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from trio_signal.users import read_users
 
 
 def run(*arguments: str, given: str = "", **variables: str) -> Result:
-    """Run a command with these variables, and none of ours besides."""
+    """Run a command with these variables and no others of ours."""
     ours = {name: None for name in os.environ if name.startswith("TRIO_SIGNAL_")}
     return CliRunner().invoke(app, arguments, input=given, env={**ours, **variables})
 
@@ -36,7 +36,7 @@ def test_token_prints_a_token() -> None:
     assert int(str(said["exp"])) - int(str(said["iat"])) == 3600
 
 
-def test_token_says_what_is_granted() -> None:
+def test_token_contains_grants() -> None:
     command = "token --sub ann --name Ann --room a --room b-* --no-publish --moderator --creator"
     done = run(
         *command.split(),
@@ -62,20 +62,20 @@ def test_token_says_what_is_granted() -> None:
 
 
 @pytest.mark.parametrize("ttl", ["", "1", "h", "0s", "-1h", "1.5h", "1w", "²h"])
-def test_token_takes_no_other_time(ttl: str) -> None:
+def test_token_refuses_invalid_ttl(ttl: str) -> None:
     done = run("token", "--sub", "ann", "--ttl", ttl, TRIO_SIGNAL_JWT_SECRET=SECRET)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "--ttl" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["--sub", ""], ["--sub", "x" * 257]])
-def test_token_wants_a_user_id(arguments: list[str]) -> None:
+def test_token_needs_a_user_id(arguments: list[str]) -> None:
     done = run("token", *arguments, TRIO_SIGNAL_JWT_SECRET=SECRET)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "--sub" in done.stderr
 
 
-def test_token_wants_a_secret_and_does_not_repeat_a_bad_one() -> None:
+def test_token_needs_a_secret_and_does_not_print_a_bad_one() -> None:
     done = run("token", "--sub", "ann")
     assert (done.exit_code, done.stdout) == (1, "")
     assert "TRIO_SIGNAL_JWT_SECRET" in done.stderr
@@ -97,14 +97,14 @@ def test_token_wants_a_secret_and_does_not_repeat_a_bad_one() -> None:
         ({"host": "localhost"}, False),
     ],
 )
-def test_open_mode_beyond_loopback_is_warned_of(
+def test_open_mode_beyond_loopback_logs_a_warning(
     given: dict[str, str], warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     _warn_of_admission(load_settings(**given))
     assert ("open mode" in caplog.text) is warned
 
 
-def test_short_secrets_of_api_keys_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_short_api_key_secret_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     _warn_of_admission(load_settings(api_keys=f"site:{'long' * 8},old:hunter2"))
     assert "API key 'old' is shorter" in caplog.text
     assert "site" not in caplog.text
@@ -147,7 +147,7 @@ def test_users_are_added_listed_and_removed(tmp_path: Path) -> None:
     assert "ann" in removed.stderr
 
 
-def test_a_password_is_as_it_was_given(tmp_path: Path) -> None:
+def test_password_keeps_its_spaces(tmp_path: Path) -> None:
     path = tmp_path / "users.json"
     users(path, "add", "ann", given=" zwölf Boxkämpfer \r\n")
     hashed = read_users(path)["ann"].password_hash
@@ -165,7 +165,7 @@ def test_a_password_is_as_it_was_given(tmp_path: Path) -> None:
         (["remove"], "", 2),
     ],
 )
-def test_a_user_needs_a_name_and_a_password(
+def test_user_needs_a_name_and_a_password(
     arguments: list[str], given: str, code: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "users.json"
@@ -173,7 +173,7 @@ def test_a_user_needs_a_name_and_a_password(
     assert not path.exists()
 
 
-def test_without_a_users_file_there_are_no_users() -> None:
+def test_user_command_needs_a_users_file() -> None:
     done = run("user", "list", TRIO_SIGNAL_JWT_SECRET=SECRET)
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
     assert "TRIO_SIGNAL_USERS_FILE" in done.stderr
@@ -196,7 +196,7 @@ def test_serve_does_not_start_without_a_key(
     assert said in done.stderr
 
 
-def test_doctor_says_what_is_wrong_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_prints_findings_and_fixes(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in PLATFORMS:  # the tests may run on one
         monkeypatch.delenv(variable, raising=False)
     done = run("doctor", PORT="0", TRIO_SIGNAL_HEARTBEAT="60", TRIO_SIGNAL_HEARTBAET="10")
@@ -212,7 +212,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(monkeypatch: pytest.MonkeyPatc
     assert "TRIO_SIGNAL_JWT_SECRET" in mode["mend"]
 
 
-def test_doctor_tells_of_settings_that_cannot_be_read() -> None:
+def test_doctor_reports_invalid_settings() -> None:
     done = run("doctor", "--json", TRIO_SIGNAL_JWT_SECRET="hunter2")
     (finding,) = json.loads(done.stdout)["findings"]
     assert (done.exit_code, finding["name"], finding["level"]) == (1, "settings", "failed")

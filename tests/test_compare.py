@@ -1,4 +1,4 @@
-"""`trio-signal compare`: clients of the old servers, recorded and said again to this one."""
+"""`trio-signal compare`: clients of the old servers, recorded and replayed against this one."""
 
 import json
 import re
@@ -30,7 +30,7 @@ Found = list[tuple[str, str, str]]
 Talk = Callable[[Service, httpx.AsyncClient], Awaitable[None]]
 
 
-# What differs
+# Differences
 
 
 def found(comparison: Comparison) -> Found:
@@ -54,12 +54,12 @@ def said(**fields: Any) -> str:
         ({}, {"a": 1}, [("added", "t", "a")]),
         ({"a": {"b": [{"c": 1}]}}, {"a": {"b": [{"c": 2}]}}, [("differs", "t", "a.b[].c")]),
         ({"a": [1, 2]}, {"a": [1]}, [("differs", "t", "a[]")]),
-        # Times are put aside, however they are written; but not what they are.
+        # Times may differ in value and format, but not in type.
         ({"timestamp": "2026-01-01T00:00:00.123456"}, {"timestamp": "2026-01-02T00:00:00Z"}, []),
         ({"at": "2026-01-01T00:00:00.123456"}, {"at": "2026-01-02T00:00:00Z"}, []),
         ({"expires_in": 5}, {"expires_in": 7}, []),
         ({"timestamp": 1767225600}, {"timestamp": "x"}, [("differs", "t", "timestamp")]),
-        # And so are ids that the servers made, not names that they tell.
+        # Ids made by the servers may differ; names that they send may not.
         ({"id": "1"}, {"id": "2"}, []),
         ({"viewerId": "client_2"}, {"viewerId": "client_0af3"}, []),
         ({"members": ["client_2"]}, {"members": ["client_0af3"]}, []),
@@ -73,7 +73,7 @@ def said(**fields: Any) -> str:
         ({"id": 7}, {"id": "7"}, [("differs", "t", "id")]),
     ],
 )
-def test_fields(old: dict[str, Any], new: dict[str, Any], differences: Found) -> None:
+def test_fields_are_compared(old: dict[str, Any], new: dict[str, Any], differences: Found) -> None:
     comparison = Comparison()
     comparison.address("/ws/r/given")
     comparison.new_says(1, said(**new))
@@ -82,7 +82,7 @@ def test_fields(old: dict[str, Any], new: dict[str, Any], differences: Found) ->
     assert matters(comparison.finish()) is any(kind != "added" for kind, *_ in differences)
 
 
-def test_what_the_server_made_is_what_the_client_uses() -> None:
+def test_ids_of_the_old_server_are_replaced_in_replay() -> None:
     comparison = Comparison()
     assert comparison.client_says('{"type":"t", "to":"x"}') == '{"type":"t", "to":"x"}'
     comparison.new_says(1, said(viewerId="client_0af3", token="new.token"))
@@ -111,7 +111,9 @@ def test_what_the_server_made_is_what_the_client_uses() -> None:
         (["x y", "a"], ["a"], [("missing", 'text "x y"', "")]),
     ],
 )
-def test_messages_of_a_socket(old: list[str], new: list[str], differences: Found) -> None:
+def test_messages_of_a_socket_are_compared(
+    old: list[str], new: list[str], differences: Found
+) -> None:
     def text(type_: str) -> str:
         return type_ if len(type_) > 1 else json.dumps({"type": type_})
 
@@ -127,7 +129,7 @@ def test_messages_of_a_socket(old: list[str], new: list[str], differences: Found
     assert found(comparison) == differences
 
 
-def test_of_several_messages_the_most_alike_is_compared() -> None:
+def test_most_similar_message_is_compared() -> None:
     comparison = Comparison()
     comparison.new_says(1, said(count=1))
     assert not comparison.old_says(1, said(count=2), exactly=True)
@@ -138,7 +140,7 @@ def test_of_several_messages_the_most_alike_is_compared() -> None:
     assert found(comparison) == [("differs", "t", "count")]
 
 
-def test_a_difference_is_told_once_and_counted() -> None:
+def test_repeated_difference_is_reported_once_with_count() -> None:
     comparison = Comparison()
     for number in (1, 2, 3):
         comparison.new_says(1, said(count=0))
@@ -267,7 +269,7 @@ FAMILIES: list[tuple[Callable[[], QuartTrio], Talk, Found]] = [
 
 @asynccontextmanager
 async def run_compare(*arguments: object) -> AsyncIterator[trio.Process]:
-    """The command as it is typed; its texts are in `stderr` and `stdout`."""
+    """The command as it is typed; its output is in `stderr` and `stdout`."""
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
             partial(
@@ -287,7 +289,7 @@ async def read_all(stream: trio.abc.ReceiveStream | None) -> str:
 
 
 async def read_ready(process: trio.Process) -> str:
-    """Where it listens."""
+    """The address at which it listens."""
     text = ""
     while (ready := re.search(r"listening on http://(127\.0\.0\.1:\d+)", text)) is None:
         assert process.stderr is not None
@@ -304,7 +306,7 @@ def kinds(output: str) -> Found:
 @pytest.mark.parametrize(
     ("make", "talk", "differences"), FAMILIES, ids=[make.__name__ for make, *_ in FAMILIES]
 )
-async def test_each_family(
+async def test_each_family_is_recorded_and_compared(
     make: Callable[[], QuartTrio],
     talk: Talk,
     differences: Found,
@@ -325,7 +327,7 @@ async def test_each_family(
         matter = [one for one in kinds(output) if one[0] != "added"]
         assert matter == differences, output
         assert path.stat().st_mode & 0o077 == 0
-    if make is old_servers.mesh:  # its ids and tokens are those of two servers that are gone
+    if make is old_servers.mesh:  # its ids and tokens come from two servers that are gone
         async with (
             serve() as another,
             run_compare(f"http://{another.base}", "--replay", path, "--json") as process,
@@ -334,10 +336,8 @@ async def test_each_family(
             assert {kind for kind, *_ in again} == {"added"}, again
 
 
-async def test_ctrl_c_ends_the_recording_and_what_was_recorded_is_compared(
-    serve: Serve, tmp_path: Path
-) -> None:
-    """And a call whose server is gone is answered, and said in one line."""
+async def test_ctrl_c_ends_the_recording_and_compares(serve: Serve, tmp_path: Path) -> None:
+    """A call to a server that is gone is answered too, and reported in one line."""
     path = tmp_path / "talk.jsonl"
     async with serve() as new:
         url = f"http://{new.base}"
@@ -360,8 +360,8 @@ async def test_ctrl_c_ends_the_recording_and_what_was_recorded_is_compared(
             assert [line for line in lines if line.startswith(f"trio-signal: {old}: ")] == lines
 
 
-async def test_a_client_that_is_refused_or_sent_away(serve: Serve, tmp_path: Path) -> None:
-    """Here this server plays the old one, and another whose settings are not the same the new."""
+async def test_refused_and_closed_clients_are_compared(serve: Serve, tmp_path: Path) -> None:
+    """This server plays the old one, and one with other settings plays the new one."""
     path = tmp_path / "talk.jsonl"
     origins = "https://app.example.com"
     async with serve(allowed_origins=origins) as old, serve() as new:
@@ -396,7 +396,7 @@ async def test_a_client_that_is_refused_or_sent_away(serve: Serve, tmp_path: Pat
         (("http://a", "http://b", "--record", "talk"), 1, "File exists"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(
+def test_wrong_arguments_print_one_line(
     arguments: tuple[str, ...],
     code: int,
     text: str,

@@ -1,8 +1,7 @@
 """One connection's life, on a pair of sockets.
 
-Tests in which time passes have a clock that jumps. The sockets are local ones:
-what one end has sent is there at the other, so the clock cannot jump over
-anything that is under way.
+Tests in which time passes use a clock that jumps. The sockets are local: what one end has sent
+is already at the other, so the clock cannot jump over data in flight.
 """
 
 import gc
@@ -48,7 +47,7 @@ from trio_signal.rounds import Rounds
 from trio_signal.service import MAX_MALFORMED, Service
 from trio_signal.session import Session
 
-#: Seconds, short enough for the patience of the clients.
+#: Seconds, shorter than the clients' time limit.
 HEARTBEAT, HEARTBEAT_TIMEOUT, AUTH_TIMEOUT = 3.0, 2.0, 4.0
 GOODBYE = 2.0
 
@@ -57,7 +56,7 @@ NONSENSE = client_text("nonsense")
 
 
 class World:
-    """A hub, and connections to it whose clients are ours."""
+    """A hub, and connections to it whose clients belong to the test."""
 
     def __init__(self, hub: Hub, nursery: trio.Nursery) -> None:
         self.hub = hub
@@ -101,7 +100,7 @@ class World:
     async def enter(
         self, dialect: Dialect | str = "/ws/r/ann", **given: Any
     ) -> tuple[RawClient, Connection]:
-        """The same, and it is in its room."""
+        """The same, and the client is in its room."""
         client, connection = self.connect(dialect, **given)
         await client.wait_for("room_state")
         return client, connection
@@ -143,7 +142,7 @@ def types(frames: Iterable[Frame]) -> list[str]:
 
 
 async def hears(client: RawClient) -> list[str]:
-    """The types of all that this client has been told up to now."""
+    """The types of everything this client has received up to now."""
     await client.send(client_frame(PING, b"up to now"))
     frames = []
     while (frame := await client.receive()) != Frame(PONG, b"up to now"):
@@ -154,7 +153,7 @@ async def hears(client: RawClient) -> list[str]:
 # receive
 
 
-async def test_messages_are_carried_out_in_order(world: World) -> None:
+async def test_messages_are_processed_in_order(world: World) -> None:
     ann, _ = await world.enter()
     await ann.send(
         client_text({"type": "message", "content": "one"}),
@@ -168,7 +167,7 @@ async def test_messages_are_carried_out_in_order(world: World) -> None:
     assert await hears(ann) == ["ping"]
 
 
-async def test_who_says_much_at_once_lets_others_speak_in_between(
+async def test_busy_client_does_not_starve_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_signal.rounds.BUDGET", 0)
@@ -178,12 +177,12 @@ async def test_who_says_much_at_once_lets_others_speak_in_between(
         said = [client_text({"type": "message", "content": name}) for _ in range(20)]
         client.send_nowait(*said)
     heard = [(await ann.wait_for("message"))["content"] for _ in range(40)]
-    # Whoever came first, the other did not wait for the last of twenty.
+    # Whichever came first, the other did not wait for all twenty messages.
     assert heard.count("ann") == heard.count("bob") == 20
     assert len(set(heard[:10])) == 2
 
 
-async def test_a_message_may_come_in_any_pieces(world: World) -> None:
+async def test_message_may_arrive_byte_by_byte(world: World) -> None:
     ann, _ = await world.enter()
     for byte in KEEP_ALIVE:
         await wait_all_tasks_blocked()
@@ -192,13 +191,13 @@ async def test_a_message_may_come_in_any_pieces(world: World) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xff\0", b"x" * 125])
-async def test_a_ping_is_answered_with_its_payload(world: World, payload: bytes) -> None:
+async def test_ping_is_answered_with_its_payload(world: World, payload: bytes) -> None:
     ann, _ = await world.enter()
     await ann.send(client_frame(PING, payload))
     assert await ann.receive() == (PONG, payload)
 
 
-async def test_a_ping_is_answered_amid_a_message(world: World) -> None:
+async def test_ping_between_fragments_is_answered(world: World) -> None:
     ann, _ = await world.enter()
     await ann.send(client_frame(TEXT, b'{"type":', final=False), client_frame(PING, b"?"))
     assert await ann.receive() == (PONG, b"?")
@@ -206,7 +205,7 @@ async def test_a_ping_is_answered_amid_a_message(world: World) -> None:
     assert (await ann.receive()).message["type"] == "ping"
 
 
-async def test_a_pong_that_nobody_asked_for_does_no_harm(world: World) -> None:
+async def test_unsolicited_pong_is_ignored(world: World) -> None:
     ann, _ = await world.enter()
     await ann.send(client_frame(PONG, b"unasked"), KEEP_ALIVE)
     assert (await ann.receive()).message["type"] == "ping"
@@ -221,11 +220,11 @@ async def test_a_pong_that_nobody_asked_for_does_no_harm(world: World) -> None:
         (1009, "Message too big", client_text("x" * 200_000)),
     ],
 )
-async def test_what_may_not_be_sent_ends_the_connection(
+async def test_invalid_frame_closes_the_connection(
     world: World, code: int, reason: str, frame: bytes
 ) -> None:
     ann, _ = await world.enter()
-    # What came before it counts, and what comes after it does not.
+    # Messages before the frame are processed, those after it are not.
     await ann.send(KEEP_ALIVE, frame, KEEP_ALIVE)
     assert types(await ann.expect_close(code, reason)) == ["ping"]
 
@@ -233,20 +232,20 @@ async def test_what_may_not_be_sent_ends_the_connection(
 # malformed messages
 
 
-async def test_fifty_malformed_messages_in_a_row_end_the_connection(world: World) -> None:
+async def test_fifty_malformed_messages_in_a_row_close(world: World) -> None:
     ann, _ = await world.enter()
     assert MAX_MALFORMED == 50
     await ann.send(NONSENSE * 50, KEEP_ALIVE)
     assert types(await ann.expect_close(1008, "Too many malformed messages")) == ["error"] * 50
 
 
-async def test_a_good_message_ends_the_row(world: World) -> None:
+async def test_valid_message_resets_the_malformed_count(world: World) -> None:
     ann, _ = await world.enter()
     await ann.send(*(NONSENSE * 49 + KEEP_ALIVE for _ in range(3)))
     assert await hears(ann) == ([*["error"] * 49, "ping"] * 3)
 
 
-async def test_pings_do_not_end_the_row(world: World) -> None:
+async def test_control_frames_do_not_reset_the_malformed_count(world: World) -> None:
     ann, _ = await world.enter()
     await ann.send(*(NONSENSE + client_frame(PONG) for _ in range(50)))
     await ann.expect_close(1008, "Too many malformed messages")
@@ -255,7 +254,7 @@ async def test_pings_do_not_end_the_row(world: World) -> None:
 # authentication
 
 
-async def test_authentication_takes_only_so_long(world: World, autojump_clock: MockClock) -> None:
+async def test_authentication_times_out(world: World, autojump_clock: MockClock) -> None:
     start = trio.current_time()
     ann, _ = world.connect("/ws/r")
     await ann.wait_for("auth_required")
@@ -263,7 +262,7 @@ async def test_authentication_takes_only_so_long(world: World, autojump_clock: M
     assert AUTH_TIMEOUT <= trio.current_time() - start <= AUTH_TIMEOUT * 1.1 + 1e-6
 
 
-async def test_a_slow_token_does_not_hold_the_timeout_up(
+async def test_partial_token_does_not_extend_the_timeout(
     world: World, autojump_clock: MockClock
 ) -> None:
     start = trio.current_time()
@@ -275,7 +274,7 @@ async def test_a_slow_token_does_not_hold_the_timeout_up(
     assert AUTH_TIMEOUT <= trio.current_time() - start <= AUTH_TIMEOUT * 1.1 + 1e-6
 
 
-async def test_pings_do_not_hold_the_timeout_up(world: World, autojump_clock: MockClock) -> None:
+async def test_pings_do_not_extend_the_timeout(world: World, autojump_clock: MockClock) -> None:
     start = trio.current_time()
     ann, _ = world.connect("/ws/r")
     for _ in range(3):
@@ -285,7 +284,7 @@ async def test_pings_do_not_hold_the_timeout_up(world: World, autojump_clock: Mo
     assert AUTH_TIMEOUT <= trio.current_time() - start <= AUTH_TIMEOUT * 1.1 + 1e-6
 
 
-async def test_a_busy_server_does_not_time_out_who_has_sent_a_token(world: World) -> None:
+async def test_token_sent_in_time_is_accepted_by_a_busy_server(world: World) -> None:
     clients = [world.connect("/ws/r", auth_timeout=0.2)[0] for _ in range(20)]
     for client in clients:
         await client.wait_for("auth_required")
@@ -295,7 +294,7 @@ async def test_a_busy_server_does_not_time_out_who_has_sent_a_token(world: World
         await client.wait_for("users_in_room")
 
 
-async def test_the_time_to_authenticate_is_extended_only_once(
+async def test_authentication_timeout_is_extended_only_once(
     world: World, autojump_clock: MockClock
 ) -> None:
     start = trio.current_time()
@@ -303,12 +302,12 @@ async def test_the_time_to_authenticate_is_extended_only_once(
     await trio.sleep(AUTH_TIMEOUT / 2)
     await ann.say({"type": "auth_token", "token": "t"})
     await trio.sleep(AUTH_TIMEOUT / 2)
-    await ann.send(client_frame(PONG))  # which is not read while the token is verified
+    await ann.send(client_frame(PONG))  # not read while the token is verified
     await ann.expect_close(1008, "Authentication timeout")
     assert AUTH_TIMEOUT * 2 <= trio.current_time() - start <= AUTH_TIMEOUT * 2.1 + 1e-6
 
 
-async def test_one_that_is_authenticated_has_all_the_time(
+async def test_authenticated_client_does_not_time_out(
     world: World, autojump_clock: MockClock
 ) -> None:
     ann, _ = world.connect("/ws/r", heartbeat=1000)
@@ -319,7 +318,7 @@ async def test_one_that_is_authenticated_has_all_the_time(
 
 
 class SlowAuth(OpenAuth):
-    """As one that asks a key server which does not answer."""
+    """Like an authenticator that waits for a key server which does not answer."""
 
     async def authenticate(self, claims: Authenticate) -> Identity:
         await trio.sleep_forever()
@@ -327,14 +326,14 @@ class SlowAuth(OpenAuth):
 
 
 class NoAuth(OpenAuth):
-    """Nobody may come in."""
+    """Refuses everybody."""
 
     async def authenticate(self, claims: Authenticate) -> Identity:
         await trio.lowlevel.checkpoint()
         raise AuthenticationError("Invalid token")
 
 
-#: Where each dialect is, and how it says that it will not have you.
+#: Each dialect's path, and how it refuses a client.
 REFUSALS = [
     ("/ws/r/ann", 4004, None),
     ("/api/v1/ws/connect", 4001, "Authentication failed"),
@@ -365,7 +364,7 @@ async def test_failed_authentication_closes(
 
 
 class Tokens(OpenAuth):
-    """A token says for how many seconds it is good, and whose it is."""
+    """A token says for how many seconds it is valid, and whose it is."""
 
     async def authenticate(self, claims: Authenticate) -> Identity:
         await trio.lowlevel.checkpoint()
@@ -389,7 +388,7 @@ async def enter_mesh(world: World, token: str) -> RawClient:
     return ann
 
 
-async def test_a_client_is_warned_before_its_token_expires_and_then_closed(
+async def test_client_is_warned_before_its_token_expires(
     world: World, autojump_clock: MockClock
 ) -> None:
     ann = await enter_mesh(world, "100 ann")
@@ -407,19 +406,15 @@ async def test_a_client_is_warned_before_its_token_expires_and_then_closed(
     await bob.wait_for("user_left")
 
 
-async def test_a_token_that_lasts_less_than_the_warning_is_warned_of_at_once(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_short_token_is_warned_about_at_once(world: World, autojump_clock: MockClock) -> None:
     ann, _ = world.connect("/ws/r", auth=Tokens(), heartbeat=1000)
     await ann.say({"type": "auth_token", "token": "5 ann"})
-    # It may come before the snapshot of the room, for which one waits.
+    # The warning may arrive before the room's snapshot, which the helper would wait for.
     assert (await ann.wait_for("token_expiring"))["expires_in"] == 5
     await ann.expect_close(1008, "Token expired")
 
 
-async def test_with_a_new_token_the_connection_goes_on(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_new_token_keeps_the_connection_open(world: World, autojump_clock: MockClock) -> None:
     ann = await enter_mesh(world, "100 ann")
     await trio.sleep(50)
     await ann.wait_for("token_expiring")
@@ -432,7 +427,7 @@ async def test_with_a_new_token_the_connection_goes_on(
 
 
 @pytest.mark.parametrize("token", ["", "500 bob"])
-async def test_a_new_token_that_will_not_do_changes_nothing(
+async def test_invalid_new_token_changes_nothing(
     world: World, autojump_clock: MockClock, token: str
 ) -> None:
     ann = await enter_mesh(world, "100 ann")
@@ -443,14 +438,14 @@ async def test_a_new_token_that_will_not_do_changes_nothing(
     await ann.expect_close(1008, "Token expired")
 
 
-async def test_a_new_token_must_be_for_the_room_as_well(world: World) -> None:
+async def test_new_token_must_grant_the_room(world: World) -> None:
     ann = await enter_mesh(world, "100 stray")
     await ann.say({"type": "auth_token", "token": "500 stray"})
     assert (await ann.wait_for("error"))["code"] == "invalid_token"
 
 
 @pytest.mark.parametrize(("target", "code", "reason"), REFUSALS[:3])
-async def test_a_token_ends_in_every_dialect(
+async def test_token_expires_in_every_dialect(
     world: World, autojump_clock: MockClock, target: str, code: int, reason: str | None
 ) -> None:
     ann, _ = world.connect(target, auth=Tokens(), token="9 ann", heartbeat=1000)
@@ -459,7 +454,7 @@ async def test_a_token_ends_in_every_dialect(
     await ann.expect_close(code, reason or "Token expired")
 
 
-async def test_in_open_mode_a_new_token_is_not_looked_at(world: World) -> None:
+async def test_new_token_is_ignored_in_open_mode(world: World) -> None:
     ann, _ = world.connect("/ws/r")
     await ann.say({"type": "auth_token"})
     await ann.wait_for("users_in_room")
@@ -478,7 +473,7 @@ async def test_the_server_pings(world: World, autojump_clock: MockClock) -> None
         assert trio.current_time() - start == pytest.approx(beat * HEARTBEAT)
 
 
-async def test_pongs_keep_it_alive(world: World, autojump_clock: MockClock) -> None:
+async def test_pongs_keep_the_connection_alive(world: World, autojump_clock: MockClock) -> None:
     ann, _ = await world.enter()
     for _ in range(20):
         assert await ann.receive() == (PING, b"")
@@ -487,17 +482,17 @@ async def test_pongs_keep_it_alive(world: World, autojump_clock: MockClock) -> N
     assert await hears(ann) == []
 
 
-async def test_any_sign_of_life_will_do(world: World, autojump_clock: MockClock) -> None:
+async def test_any_data_keeps_the_connection_alive(world: World, autojump_clock: MockClock) -> None:
     ann, _ = await world.enter()
     for _ in range(20):
         assert await ann.receive() == (PING, b"")
         await trio.sleep(HEARTBEAT_TIMEOUT * 0.9)
-        await ann.send(b"\x89")  # not even a whole frame
+        await ann.send(b"\x89")  # not even a complete frame
         await ann.send(client_frame(PING)[1:])
         assert await ann.receive() == (PONG, b"")
 
 
-async def test_silence_ends_the_connection(world: World, autojump_clock: MockClock) -> None:
+async def test_silent_connection_is_closed(world: World, autojump_clock: MockClock) -> None:
     start = trio.current_time()
     bob, _ = await world.enter("/ws/r/bob", heartbeat=1000)
     ann, _ = await world.enter("/ws/r/ann")
@@ -506,7 +501,7 @@ async def test_silence_ends_the_connection(world: World, autojump_clock: MockClo
     assert await hears(bob) == ["user_joined", "user_left"]
 
 
-async def test_silence_ends_the_connection_also_later(
+async def test_connection_that_falls_silent_later_is_closed(
     world: World, autojump_clock: MockClock
 ) -> None:
     ann, _ = await world.enter()
@@ -518,17 +513,19 @@ async def test_silence_ends_the_connection_also_later(
     assert trio.current_time() - start == pytest.approx(HEARTBEAT + HEARTBEAT_TIMEOUT)
 
 
-async def test_patience_may_be_longer_than_a_beat(world: World, autojump_clock: MockClock) -> None:
+async def test_timeout_may_be_longer_than_the_heartbeat(
+    world: World, autojump_clock: MockClock
+) -> None:
     start = trio.current_time()
     ann, _ = await world.enter(heartbeat=2, heartbeat_timeout=5)
     assert await ann.expect_close(1011, "No sign of life") == [(PING, b"")] * 3
     assert trio.current_time() - start == pytest.approx(2 + 5)
 
 
-async def test_what_we_have_not_read_yet_is_a_sign_of_life(
+async def test_unread_data_keeps_the_connection_alive(
     world: World, autojump_clock: MockClock
 ) -> None:
-    # We are busy with its token for longer than its heart may stand still.
+    # Verifying its token takes longer than the heartbeat timeout.
     auth_timeout = 3 * (HEARTBEAT + HEARTBEAT_TIMEOUT)
     ann, _ = world.connect(auth=SlowAuth(), auth_timeout=auth_timeout)
     await ann.send(client_frame(PONG))
@@ -537,8 +534,10 @@ async def test_what_we_have_not_read_yet_is_a_sign_of_life(
         await ann.expect_close(4004, "Authentication timeout")
 
 
-async def test_hearing_is_not_a_sign_of_life(world: World, autojump_clock: MockClock) -> None:
-    # What others say to it shows nothing of its own.
+async def test_received_messages_do_not_keep_a_client_alive(
+    world: World, autojump_clock: MockClock
+) -> None:
+    # What the server sends to a client does not show that the client is alive.
     ann, _ = await world.enter()
     bob, _ = await world.enter("/ws/r/bob")
     await ann.wait_for("user_joined")
@@ -550,12 +549,12 @@ async def test_hearing_is_not_a_sign_of_life(world: World, autojump_clock: MockC
     await ann.expect_close(1011, "No sign of life")
 
 
-# goodbye
+# closing handshake
 
 
 @asynccontextmanager
 async def open_bounded_nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery for connections that are to end by themselves."""
+    """A nursery for connections that must end by themselves."""
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             yield nursery
@@ -570,14 +569,14 @@ async def open_bounded_nursery() -> AsyncIterator[trio.Nursery]:
         (client_frame(CLOSE), b""),
     ],
 )
-async def test_a_close_frame_is_answered(world: World, said: bytes, answered: bytes) -> None:
+async def test_close_frame_is_answered(world: World, said: bytes, answered: bytes) -> None:
     ann, _ = await world.enter()
     await ann.send(said, KEEP_ALIVE)
     assert await ann.receive() == (CLOSE, answered)
     assert await ann.read_to_end() == b""
 
 
-async def test_the_room_hears_of_it_before_the_goodbye(
+async def test_room_is_notified_before_the_closing_handshake(
     world: World, autojump_clock: MockClock
 ) -> None:
     bob, _ = await world.enter("/ws/r/bob")
@@ -592,7 +591,7 @@ async def test_the_room_hears_of_it_before_the_goodbye(
 
 
 @pytest.mark.parametrize("reads", [True, False])
-async def test_the_goodbye_takes_two_seconds_at_most(
+async def test_closing_handshake_takes_two_seconds_at_most(
     world: World, autojump_clock: MockClock, reads: bool
 ) -> None:
     async with open_bounded_nursery() as nursery:
@@ -610,12 +609,12 @@ async def test_the_goodbye_takes_two_seconds_at_most(
 
 @pytest.fixture
 def _long_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make waiting for a client that is gone already fail the test."""
+    """Make the test fail if the server waits for a client that is already gone."""
     monkeypatch.setattr("trio_signal.connection._GOODBYE", PATIENCE * 2)
 
 
 @pytest.mark.usefixtures("_long_goodbye")
-async def test_who_closes_is_answered_and_not_waited_for(world: World) -> None:
+async def test_server_does_not_wait_for_a_client_that_closed(world: World) -> None:
     async with open_bounded_nursery() as nursery:
         ann, _ = world.connect(nursery=nursery)
         await ann.wait_for("room_state")
@@ -624,7 +623,7 @@ async def test_who_closes_is_answered_and_not_waited_for(world: World) -> None:
 
 
 @pytest.mark.usefixtures("_long_goodbye")
-async def test_the_goodbye_is_over_when_the_client_ends_its_side(world: World) -> None:
+async def test_handshake_ends_when_the_client_closes_its_side(world: World) -> None:
     async with open_bounded_nursery() as nursery:
         ann, _ = world.connect(nursery=nursery)
         await ann.wait_for("room_state")
@@ -639,7 +638,7 @@ async def keep_talking(client: RawClient) -> None:
         await trio.sleep(0.1)
 
 
-async def test_a_connection_that_is_over_is_no_garbage(world: World) -> None:
+async def test_ended_connection_is_freed_without_the_collector(world: World) -> None:
     gc.collect()
     gc.disable()
     try:
@@ -653,7 +652,7 @@ async def test_a_connection_that_is_over_is_no_garbage(world: World) -> None:
         gc.enable()
 
 
-async def test_a_client_that_talks_on_cannot_prolong_the_goodbye(
+async def test_sending_does_not_prolong_the_closing_handshake(
     world: World, autojump_clock: MockClock
 ) -> None:
     async with open_bounded_nursery() as nursery:
@@ -668,7 +667,7 @@ async def test_a_client_that_talks_on_cannot_prolong_the_goodbye(
 
 @pytest.mark.usefixtures("_long_goodbye")
 @pytest.mark.parametrize("half", [True, False])
-async def test_a_client_that_is_gone_gets_no_goodbye(world: World, half: bool) -> None:
+async def test_lost_client_gets_no_closing_handshake(world: World, half: bool) -> None:
     bob, _ = await world.enter("/ws/r/bob")
     async with open_bounded_nursery() as nursery:
         ann, _ = world.connect(nursery=nursery)
@@ -682,16 +681,16 @@ async def test_a_client_that_is_gone_gets_no_goodbye(world: World, half: bool) -
     assert await hears(bob) == ["user_left"]
 
 
-# others end it
+# closed by others
 
 
-async def test_a_peer_that_is_closed_gets_the_reason(world: World) -> None:
+async def test_closed_peer_gets_the_reason(world: World) -> None:
     ann, connection = await world.enter()
     connection.session.close(Close(4409, "Replaced"))
     assert await ann.expect_close(4409, "Replaced") == []
 
 
-async def test_a_connection_to_a_server_that_stops_is_sent_away(world: World) -> None:
+async def test_connection_to_a_stopping_server_is_closed(world: World) -> None:
     await world.hub.close_all(Close(1001, "Server going away"))
     ann, _ = world.connect()
     assert await ann.expect_close(1001, "Server going away") == []
@@ -709,7 +708,7 @@ async def test_a_connection_to_a_server_that_stops_is_sent_away(world: World) ->
         ("/ws/r", [{"type": "auth_token"}, {"type": "broadcast_start"}]),
     ],
 )
-async def test_a_cancelled_connection_is_gone_and_the_room_knows(
+async def test_cancelled_connection_leaves_its_room(
     world: World, target: str, messages: list[dict[str, Any]]
 ) -> None:
     bob, _ = await world.enter("/ws/r/bob")
@@ -720,13 +719,13 @@ async def test_a_cancelled_connection_is_gone_and_the_room_knows(
         nursery.cancel_scope.cancel()
     assert len(world.hub.participants) == 1
     assert await hears(bob) == ["broadcast-stopped", "user_left"]
-    # Nobody waits for anything in a cancelled scope: no close frame, but an end.
+    # Nothing waits in a cancelled scope: the connection ends without a close frame.
     frames, rest = split_frames(await ann.read_to_end())
     assert rest == b""
     assert CLOSE not in {frame.opcode for frame in frames}
 
 
-async def test_a_connection_cancelled_in_its_goodbye_ends_at_once(
+async def test_cancel_during_closing_handshake_ends_at_once(
     world: World, autojump_clock: MockClock
 ) -> None:
     start = trio.current_time()
@@ -739,11 +738,11 @@ async def test_a_connection_cancelled_in_its_goodbye_ends_at_once(
     assert trio.current_time() - start == pytest.approx(0)
 
 
-# errors of our own
+# server errors
 
 
 class Failing(RoomDialect):
-    """Speaks `room`, until it is asked for what it cannot do."""
+    """Speaks `room`, but one of its methods raises."""
 
     def __init__(self, user_id: str, fails: str) -> None:
         super().__init__("r", Authenticate(user_id))
@@ -771,7 +770,7 @@ class Failing(RoomDialect):
 
 
 class Mute(RoomDialect):
-    """Speaks `room`, and has no words for one kind of event."""
+    """Speaks `room`, but raises for one kind of event."""
 
     @staticmethod
     def tell(event: Event) -> Iterable[Notice]:
@@ -782,7 +781,7 @@ class Mute(RoomDialect):
 
 
 @pytest.mark.parametrize("fails", ["opened", "authenticated", "received", "answered"])
-async def test_an_error_ends_the_one_connection(
+async def test_server_error_closes_only_one_connection(
     world: World, fails: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bob, _ = await world.enter("/ws/r/bob")
@@ -797,7 +796,7 @@ async def test_an_error_ends_the_one_connection(
     assert "failed" in str(record.exc_info[1])
 
 
-async def test_an_error_in_telling_ends_those_who_would_have_been_told(
+async def test_encoding_error_closes_only_the_receivers(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     ann, _ = await world.enter(Mute("r", Authenticate("ann")))

@@ -1,6 +1,6 @@
-"""The pages are true of the code: tables are compared with it, examples are played.
+"""The docs match the code: tables are compared with it, examples are run.
 
-What a page says in words nobody checks here, so words that can be a table are one.
+Nothing here checks prose, so what can be a table is one.
 """
 
 import ast
@@ -62,14 +62,14 @@ EXAMPLE = re.compile(r"^```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def section(page: str, heading: str) -> str:
-    """What stands between a heading and the next."""
+    """The text between a heading and the next."""
     found = re.search(rf"(?ms)^## {re.escape(heading)}\n(.*?)(?=^##|\Z)", page)
     assert found is not None, f"there is no section {heading!r}"
     return found[1]
 
 
 def rows(text: str) -> Iterator[list[str]]:
-    """The cells of each row of the tables in a text, but for their heads."""
+    """The cells of each table row in a text, without the header rows."""
     lines = text.splitlines()
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if line.startswith("|") and not line.startswith("|-") and not following.startswith("|-"):
@@ -88,14 +88,14 @@ def page_of(dialect: str) -> str:
 
 
 @pytest.mark.parametrize("tool", [print_close_codes, print_commands, print_settings])
-def test_a_printed_page_is_that_of_the_code(tool: Any) -> None:
+def test_generated_page_is_up_to_date(tool: Any) -> None:
     page = tool.PAGE.read_text()
     assert tool.printed(page) == page, f"run: python -m {tool.__name__}"
     with pytest.raises(ValueError, match="no markers"):
         tool.printed("# A page\n")
 
 
-def test_each_setting_is_on_its_page_with_its_default_and_meaning() -> None:
+def test_every_setting_is_documented() -> None:
     documented = {
         words(first)[0]: "".join(words(default))
         for first, default, meaning in rows(print_settings.PAGE.read_text())
@@ -131,7 +131,7 @@ OTHER_VALUES = {
     "jwt_public_key": public_pem(private_key("EdDSA")),
     "jwks_url": "https://id.example.com/keys.json",
 }
-#: What a setting needs besides.
+#: Other settings that a setting requires.
 COMPANIONS = {
     "turn_urls": ("turn_secret", "s3cret"),
     "users_file": ("jwt_secret", SECRET),
@@ -140,7 +140,7 @@ COMPANIONS = {
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
-def test_each_documented_variable_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_documented_variable_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value = OTHER_VALUES.get(name, "5000")
     monkeypatch.setenv(variable(name), value)
     if name in COMPANIONS:
@@ -150,7 +150,7 @@ def test_each_documented_variable_is_read(name: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", ["auth", "dialects", "port"])
-def test_a_wrong_value_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_wrong_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable(name), "nonsense")
     with pytest.raises(ConfigError, match=rf"^{variable(name)} must .*'nonsense'"):
         load_settings()
@@ -159,30 +159,30 @@ def test_a_wrong_value_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("name", "value"), [("--port", 70_000), ("--workers", 0), ("TRIO_SIGNAL_LEASE", 0)]
 )
-def test_a_wrong_override_is_named(name: str, value: int) -> None:
+def test_error_names_the_wrong_override(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be .*, not '{value}'$"):
         load_settings(**{name.removeprefix("--").rpartition("_")[2].lower(): value})
 
 
-def test_a_platforms_variable_has_no_other_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_has_no_prefixed_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIO_SIGNAL_PORT", "nonsense")
     assert load_settings().port == 8000
 
 
-def test_a_wrong_url_of_keys_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_hides_the_wrong_jwks_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIO_SIGNAL_JWKS_URL", "http://ann:hunter2@example.com")
     with pytest.raises(ConfigError, match=r"^TRIO_SIGNAL_JWKS_URL must (?!.*hunter2)"):
         load_settings()
 
 
-def test_an_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.setenv(variable(name), "")
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     assert load_settings().model_dump() == defaults
 
 
-def test_each_command_and_option_is_on_its_page() -> None:
+def test_every_command_and_option_is_documented() -> None:
     page = print_commands.PAGE.read_text()
     for path, command in print_commands.commands(typer.main.get_command(app), "trio-signal"):
         told = section(page, path)
@@ -191,7 +191,7 @@ def test_each_command_and_option_is_on_its_page() -> None:
             assert name in {word.split(" ")[0] for word in words(told)} | {*words(told)}
 
 
-#: Whose shell blocks are read.
+#: The pages whose shell blocks are checked.
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
@@ -200,7 +200,7 @@ SHELL = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def typed(page: str) -> Iterator[list[str]]:
-    """The commands in the shell blocks of a page, one after the other, without variables."""
+    """The commands in the shell blocks of a page, in order, without variables."""
     for block in SHELL.findall(page):
         for line in block.replace("\\\n", " ").splitlines():
             for part in re.split(r" (?:\||&&?|#)(?: |$)", line):
@@ -209,7 +209,7 @@ def typed(page: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_each_command_on_a_page_can_be_typed(page: Path) -> None:
+def test_documented_commands_are_valid(page: Path) -> None:
     targets = re.findall(r"(?m)^([a-z][\w-]*):", (ROOT / "Makefile").read_text())
     for command in typed(page.read_text()):
         match command:
@@ -223,7 +223,7 @@ def test_each_command_on_a_page_can_be_typed(page: Path) -> None:
                 group.make_context("trio-signal", arguments, resilient_parsing=False)
 
 
-def test_readme_is_short_and_has_the_figures_of_the_benchmark() -> None:
+def test_readme_is_short_and_has_the_benchmark_figures() -> None:
     assert len(README.splitlines()) < 150
     measured = (ROOT / "docs" / "performance.md").read_text()
     figures = [row[1:] for row in rows(section(README, "Performance"))]
@@ -232,7 +232,7 @@ def test_readme_is_short_and_has_the_figures_of_the_benchmark() -> None:
         assert f"| {ours} | {theirs} |" in measured
 
 
-def test_reasons_of_close_codes_are_said_by_the_code() -> None:
+def test_documented_close_reasons_are_in_the_code() -> None:
     said = {
         node.value
         for path in (ROOT / "trio_signal").rglob("*.py")
@@ -248,7 +248,7 @@ def test_reasons_of_close_codes_are_said_by_the_code() -> None:
 # HTTP
 
 
-def test_each_http_call_is_on_a_page() -> None:
+def test_every_http_call_is_documented() -> None:
     settings = load_settings(api_keys="backend:s3cret")
     store = Store(settings.database_url.get_secret_value())
     hub = Hub(MemoryBus("docs"), announcements=Announcements(store, None))
@@ -274,7 +274,7 @@ class Kind(NamedTuple):
     """One row of a page's table of messages."""
 
     types: tuple[str, ...]
-    #: As written: `name?` may be missing.
+    #: As written: `name?` is optional.
     fields: frozenset[str]
 
 
@@ -291,7 +291,7 @@ def module_of(dialect: str) -> ModuleType:
 
 
 def outgoing(dialect: str) -> set[type[Struct]]:
-    """The structs of a dialect that are neither what its clients say nor of its HTTP calls."""
+    """A dialect's structs that are neither client messages nor used only by its HTTP calls."""
     others = {type_ for route in DIALECTS[dialect].routes() for type_ in types_of(route.operation)}
     told = {s for s in public_structs(module_of(dialect)) if tag(s) or s not in others}
     return told - {*DIALECTS[dialect].reader.structs}
@@ -304,7 +304,7 @@ def tag(struct: type[Struct]) -> str | None:
 
 
 def fields(struct: type[Struct], *, reads: bool = False) -> frozenset[str]:
-    """Names on the wire, with `?` where a client may leave it out, or we do."""
+    """Names on the wire, with `?` where the client or the server may leave them out."""
     config = struct.__struct_config__
     return frozenset(
         f"{field.encode_name}?"
@@ -337,7 +337,7 @@ def source_of(module: ModuleType) -> ast.Module:
 
 
 def said_words(module: ModuleType) -> set[str]:
-    """Those of them that are neither the tag of a struct nor the key of a dictionary."""
+    """Those that are neither the tag of a struct nor the key of a dictionary."""
     calls = [node for node in ast.walk(source_of(module)) if isinstance(node, ast.Call)]
     dicts = [node for node in ast.walk(source_of(module)) if isinstance(node, ast.Dict)]
     values = [value for node in dicts for value in node.values]
@@ -345,7 +345,7 @@ def said_words(module: ModuleType) -> set[str]:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_page_has_each_message_to_the_server(dialect: str) -> None:
+def test_page_documents_messages_to_the_server(dialect: str) -> None:
     documented = {
         type_: kind.fields for kind in kinds(dialect, "Client to server") for type_ in kind.types
     }
@@ -355,12 +355,12 @@ def test_page_has_each_message_to_the_server(dialect: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_page_has_each_message_to_the_client(dialect: str) -> None:
+def test_page_documents_messages_to_the_client(dialect: str) -> None:
     module, documented = module_of(dialect), kinds(dialect, "Server to client")
     tagged = {tag(struct): fields(struct) for struct in outgoing(dialect) if tag(struct)}
     by_type = {type_: kind.fields for kind in documented for type_ in kind.types}
     assert {type_: by_type.get(str(type_)) for type_ in tagged} == tagged
-    # Of the other structs each is for several types, which stand in the code as words.
+    # Each of the other structs serves several types, which the code has as strings.
     others = {type_: by_type[type_] for type_ in by_type.keys() - tagged.keys()}
     assert others.keys() <= wire_words(source_of(module))
     untagged = {s for s in outgoing(dialect) if tag(s) is None and has_type_field(s)}
@@ -368,14 +368,14 @@ def test_page_has_each_message_to_the_client(dialect: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_tables_have_each_word_that_the_dialect_says(dialect: str) -> None:
+def test_tables_have_every_word_that_the_dialect_sends(dialect: str) -> None:
     page = page_of(dialect)
     told = page.replace(section(page, "Client to server"), "")
     assert said_words(module_of(dialect)) <= {w for first, *_ in rows(told) for w in words(first)}
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_page_has_each_field_inside_a_field(dialect: str) -> None:
+def test_page_documents_nested_fields(dialect: str) -> None:
     nested = {s for s in outgoing(dialect) if tag(s) is None and not has_type_field(s)}
     prose = re.sub(r"^\|.*", "", section(page_of(dialect), "Server to client"), flags=re.MULTILINE)
     assert set().union(*map(fields, nested)) <= set(words(prose))
@@ -386,7 +386,7 @@ def test_page_has_each_field_inside_a_field(dialect: str) -> None:
     [section(README, "Dialects"), PROTOCOLS.partition("\n## ")[0]],
     ids=["README", "protocols"],
 )
-def test_path_of_each_dialect(table: str) -> None:
+def test_path_of_each_dialect_is_documented(table: str) -> None:
     told = {words(name)[0]: words(path)[0] for name, _, path, _ in rows(table)}
     found = {name: dialect_at(re.sub(r"{\w+}", "x", path), DIALECTS) for name, path in told.items()}
     assert {name: type(dialect) for name, dialect in found.items()} == DIALECTS
@@ -399,13 +399,13 @@ MADE_BY_THE_SERVER = re.compile(r"client_[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){
 
 
 class Reading:
-    """An example against what really comes: the server's ids and times are others each time."""
+    """Compares an example with real messages; the server's ids and times differ each time."""
 
     def __init__(self) -> None:
         self.real: dict[str, str] = {}
 
     def told(self, text: str) -> str:
-        """What a client of the example sends, with the ids that it really got."""
+        """What a client of the example sends, with the ids that it really received."""
         for written, real in self.real.items():
             text = text.replace(written, real)
         return text
@@ -431,7 +431,7 @@ class Reading:
 
 
 async def make_call(service: Service, name: str, call: str) -> Any:
-    """What HTTP answers, to somebody of this name."""
+    """The HTTP response to a user of this name."""
     method, path, *body = call.split(maxsplit=2)
     async with httpx.AsyncClient(base_url=f"http://{service.base}", timeout=PATIENCE) as http:
         answer = await http.request(
@@ -445,7 +445,7 @@ async def make_call(service: Service, name: str, call: str) -> Any:
 
 
 async def play(example: str, service: Service) -> None:
-    """Do what the lines say; each answer is waited for, and none may be left over."""
+    """Do what the lines say; wait for every answer, and allow no unexpected ones."""
     reading, clients, answers = Reading(), dict[str, Client](), dict[str, Any]()
     async with AsyncExitStack() as stack:
         for line in example.splitlines():
@@ -474,7 +474,7 @@ async def play(example: str, service: Service) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-async def test_example_on_the_page(dialect: str, service: Service) -> None:
+async def test_documented_example_works(dialect: str, service: Service) -> None:
     (example,) = EXAMPLE.findall(page_of(dialect))
     await play(example, service)
 
@@ -493,7 +493,7 @@ UNLIKE = [
 
 
 @pytest.mark.parametrize(("written", "real"), UNLIKE)
-def test_a_wrong_line_of_an_example_is_seen(written: Any, real: Any) -> None:
+def test_wrong_line_of_an_example_is_detected(written: Any, real: Any) -> None:
     with pytest.raises(AssertionError):
         Reading().check(written, real)
 
@@ -501,13 +501,13 @@ def test_a_wrong_line_of_an_example_is_seen(written: Any, real: Any) -> None:
 # The design
 
 
-def test_design_names_modules_that_are_there() -> None:
+def test_modules_named_in_the_design_exist() -> None:
     named = {word for word in words(DESIGN) if re.fullmatch(r"[a-z_/]+\.py", word)}
     assert named
     assert {name for name in named if not (ROOT / "trio_signal" / name).exists()} == set()
 
 
-def test_code_in_the_design_is_code_of_the_package() -> None:
+def test_code_in_the_design_is_from_the_package() -> None:
     sources = [unindented(path.read_text()) for path in (ROOT / "trio_signal").rglob("*.py")]
     excerpts = re.findall(r"^```python\n(.*?)^```", DESIGN, re.MULTILINE | re.DOTALL)
     assert excerpts
@@ -522,7 +522,7 @@ def unindented(text: str) -> str:
 
 
 async def rendered_metrics(redis_url: str) -> str:
-    """What `/metrics` answers on a replica with Redis."""
+    """The response of `/metrics` on a replica with Redis."""
     settings = load_settings(redis_url=redis_url)
     async with open_redis_bus(redis_url, "docs") as bus:
         hub = Hub(bus)
@@ -531,11 +531,11 @@ async def rendered_metrics(redis_url: str) -> str:
 
 
 def kinds_of_metrics(text: str) -> dict[str, str]:
-    """The names and kinds on the lines `# TYPE`, but for those of the process."""
+    """The names and kinds in the `# TYPE` lines, without the process metrics."""
     return dict(re.findall(r"(?m)^# TYPE (trio_signal\w+) (\w+)$", text))
 
 
-async def test_page_has_each_metric_with_its_kind_and_labels(redis_url: str) -> None:
+async def test_every_metric_is_documented(redis_url: str) -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     reasons = {words(first)[0] for first, _ in rows(section(page, "`trio_signal_refused_total`"))}
     assert reasons == {label_of(reason) for reason in (*Reason, *Refusal)}
@@ -553,9 +553,7 @@ OPS = ROOT / "docs" / "ops"
 
 
 @pytest.mark.parametrize("name", ["alerts.yml", "grafana.json"])
-async def test_rules_and_dashboard_ask_for_metrics_that_are_there(
-    name: str, redis_url: str
-) -> None:
+async def test_rules_and_dashboard_use_existing_metrics(name: str, redis_url: str) -> None:
     text = (OPS / name).read_text()
     asked = set(re.findall(r"\btrio_signal_[a-z_]+", text))
     known = kinds_of_metrics(await rendered_metrics(redis_url))
@@ -568,24 +566,24 @@ async def test_rules_and_dashboard_ask_for_metrics_that_are_there(
         assert int(code) in Metrics().closed
 
 
-def test_runbook_has_each_alert() -> None:
+def test_runbook_has_every_alert() -> None:
     alerts = re.findall(r"- alert: (\w+)", (OPS / "alerts.yml").read_text())
     sections = re.findall(r"(?m)^## (\w+)$", (OPS / "runbook.md").read_text())
     assert sections == alerts
 
 
-def test_page_of_the_doctor_has_each_finding() -> None:
+def test_every_doctor_finding_is_documented() -> None:
     named = [words(first)[0] for first, *_ in rows((OPS / "doctor.md").read_text())]
     assert named == ["settings", *(check.__name__ for check in CHECKS)]
 
 
-def test_dashboard_can_be_read() -> None:
+def test_dashboard_panels_do_not_overlap() -> None:
     panels = json.loads((OPS / "grafana.json").read_text())["panels"]
     places = [tuple(panel["gridPos"].values()) for panel in panels]
     assert len(set(places)) == len(places) == len({panel["id"] for panel in panels})
 
 
-def test_page_of_limits_names_settings_and_reasons_that_are_there() -> None:
+def test_limits_page_names_existing_settings_and_reasons() -> None:
     page = (ROOT / "docs" / "limits.md").read_text()
     reasons = {label_of(reason) for reason in (*Reason, *Refusal)}
     named = [(words(setting), words(last)) for _, setting, _, last in rows(page)]
@@ -598,7 +596,7 @@ def test_page_of_limits_names_settings_and_reasons_that_are_there() -> None:
 # The site
 
 
-def test_each_page_is_in_the_navigation_of_the_site() -> None:
+def test_every_page_is_in_the_site_navigation() -> None:
     config = (ROOT / "mkdocs.yml").read_text()
     listed = re.findall(r"(?m)^ +- (?:.*: )?(\S+\.md)$", config.partition("\nnav:")[2])
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
@@ -606,7 +604,7 @@ def test_each_page_is_in_the_navigation_of_the_site() -> None:
     assert len(listed) == len({*listed})
 
 
-def test_the_site_has_each_call_and_message_of_the_documents() -> None:
+def test_site_has_every_documented_call_and_message() -> None:
     pages = api_pages.generated()
     for path, operations in json.loads(pages["reference/openapi.json"])["paths"].items():
         for method in operations:
@@ -620,12 +618,12 @@ def test_the_site_has_each_call_and_message_of_the_documents() -> None:
 # Words, and code on the pages
 
 
-def test_pages_do_without_our_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_pages_avoid_project_jargon(capsys: pytest.CaptureFixture[str]) -> None:
     assert check_words.main(ROOT) == 0, capsys.readouterr().out
 
 
 def blocks(language: str) -> list[Any]:
-    """The code in this language on all pages, each block as a parameter of a test."""
+    """The code blocks in this language on all pages, as test parameters."""
     fence = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
     return [
         pytest.param(code, id=f"{page.relative_to(ROOT)}:{number}")
@@ -635,8 +633,8 @@ def blocks(language: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_can_be_read_and_imports_what_is_there(code: str) -> None:
-    # What stands in a design's excerpt may be the body of something.
+def test_python_blocks_compile_and_import(code: str) -> None:
+    # An excerpt in the design may be the body of a function.
     tree = compile(code, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("trio_signal"):
@@ -645,6 +643,6 @@ def test_python_can_be_read_and_imports_what_is_there(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", blocks("json"))
-def test_json_can_be_read(code: str) -> None:
+def test_json_blocks_are_valid(code: str) -> None:
     for document in re.split(r"\n(?={)", code.strip()):
         json.loads(document)

@@ -1,4 +1,4 @@
-"""What fuzzing has found, and a little more of it; `make fuzz` takes ten minutes."""
+"""The fuzzing corpus and a few random inputs; `make fuzz` runs for ten minutes."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fuzz.targets import TARGETS
 
 CORPUS = Path(__file__).resolve().parent.parent / "fuzz" / "corpus"
-#: Lines of a conversation: words of the dialects among anything.
+#: Lines of a conversation: dialect words mixed with random bytes.
 WORDS = [
     *(b'{"type":"', b'"}', b'","', b'":"', b'":', b"null", b"{", b"}", b"[", b"]", b",", b"\n"),
     *(b"message", b"offer", b"join_room", b"room_id", b"streamId", b"viewerId", b"content"),
@@ -20,7 +20,7 @@ pieces = st.lists(st.sampled_from(WORDS) | st.binary(max_size=8), max_size=60).m
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_corpus(target: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_corpus_passes(target: str, caplog: pytest.LogCaptureFixture) -> None:
     files = sorted((CORPUS / target).iterdir())
     assert files
     for file in files:
@@ -33,11 +33,11 @@ def test_the_corpus(target: str, caplog: pytest.LogCaptureFixture) -> None:
 @given(pieces)
 @example(b"")
 @example(b"\xff\n\x00")
-def test_anything(target: str, data: bytes) -> None:
+def test_random_input_passes(target: str, data: bytes) -> None:
     TARGETS[target](data)
 
 
-def test_the_targets_see_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_detect_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise ZeroDivisionError
 

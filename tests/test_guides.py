@@ -1,4 +1,4 @@
-"""The examples of docs/server/ as sites: they make tokens, and hear who is in which room."""
+"""The examples in docs/server/ as sites: they make tokens, and learn who is in which room."""
 
 import importlib
 import json
@@ -29,12 +29,12 @@ ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "docs" / "server" / "README.md").read_text()
 PACKAGE = ROOT / "trio_signal" / "browser"
 
-#: Sends a body with headers to a path of the site; the status and the text that it answers.
+#: Posts a body with headers to a path of the site; returns the status and the text.
 Post = Callable[[str, bytes, dict[str, str]], tuple[int, str]]
 
 
 def example(framework: str, base: str) -> str:
-    """The code below a heading, for the server of the test."""
+    """The code below a heading, changed to use the test's server."""
     section = GUIDE.partition(f"\n## {framework}\n")[2].partition("\n## ")[0]
     code = section.partition("```")[2].partition("\n")[2].partition("```")[0]
     for quote in "\"'":
@@ -77,7 +77,7 @@ def django_site(site: Any) -> Post:
 @pytest.mark.parametrize(
     ("framework", "open_site"), [("Flask", flask_site), ("Django", django_site)]
 )
-async def test_a_site_in_python(framework: str, open_site: Callable[[Any], Post]) -> None:
+async def test_python_site_example(framework: str, open_site: Callable[[Any], Post]) -> None:
     async with (
         receive(KEY) as receiver,
         serve_once(**TOKENS, webhook_urls=receiver.url) as service,
@@ -89,7 +89,7 @@ async def test_a_site_in_python(framework: str, open_site: Callable[[Any], Post]
         async with mesh(service, "ann-1", "lobby", json.loads(text)["token"]) as ann:
             await ann.wait_for("users_in_room")
             await receiver.until(lambda: len(receiver.events) == 2)
-        for _ in range(2):  # each event may come twice
+        for _ in range(2):  # each event may arrive twice
             for event in receiver.events[:2]:
                 body = json.dumps(event).encode()
                 headers = signed_headers(KEY, event["id"], int(time.time()), body)
@@ -101,7 +101,7 @@ async def test_a_site_in_python(framework: str, open_site: Callable[[Any], Post]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where Node finds the packages."""
+    """The folder where Node finds the packages."""
     modules = tmp_path / "node_modules"
     modules.mkdir()
     (modules / "express").symlink_to(node_package("express"))
@@ -111,7 +111,7 @@ def folder(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def run_node(path: Path, *arguments: str) -> AsyncIterator[trio.Process]:
-    """A program of Node, which ends with the block."""
+    """A Node program, which ends with the block."""
     async with trio.open_nursery() as nursery:
         program = ["node", str(path), *arguments]
         run = partial(trio.run_process, stdout=subprocess.PIPE, check=False, deliver_cancel=_kill)
@@ -123,7 +123,7 @@ async def _kill(process: trio.Process) -> None:
     process.kill()
 
 
-async def test_a_site_in_node(folder: Path) -> None:
+async def test_node_site_example(folder: Path) -> None:
     port = free_port()
     site, program = f"http://127.0.0.1:{port}", folder / "site.mjs"
     async with (
@@ -157,8 +157,8 @@ async def wait_present(http: httpx.AsyncClient, site: str, expected: dict[str, A
             await trio.sleep(0.02)
 
 
-async def test_the_module_for_backends_in_node(folder: Path) -> None:
-    # Node looks for packages from where a program is.
+async def test_node_backend_module(folder: Path) -> None:
+    # Node searches for packages from the program's folder.
     program = folder / "backend.mjs"
     program.write_text((ROOT / "tests" / "backend.mjs").read_text())
     async with serve_once(**TOKENS) as service:
@@ -187,7 +187,7 @@ async def token_for(service: Service) -> str:
 
 
 def signed_webhook() -> str:
-    """As JSON, for Node to check."""
+    """A signed webhook as JSON, for Node to verify."""
     event = {"id": "msg_1", "event": "room.started", "room": "é", "seq": 1, "at": "", "replica": ""}
     body = json.dumps(event, ensure_ascii=False)
     headers = signed_headers(KEY, "msg_1", int(time.time()), body.encode())

@@ -1,4 +1,4 @@
-"""TURN credentials that Cloudflare issues: fetched ahead, kept while it is away."""
+"""TURN credentials issued by Cloudflare: fetched ahead, kept while the service is away."""
 
 import itertools
 import logging
@@ -26,7 +26,7 @@ from trio_signal.turn import LONGEST, HostedTurn, read_issued
 
 GIVEN = {"turn_urls": f"cloudflare:{KEY}", "turn_secret": SECRET}
 STUN = {"urls": ["stun:stun.cloudflare.com:3478"]}
-#: Without the port that browsers do not speak to.
+#: Without the port that browsers refuse.
 URLS = [
     "turn:turn.cloudflare.com:3478?transport=udp",
     "turns:turn.cloudflare.com:443?transport=tcp",
@@ -42,7 +42,7 @@ async def api(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
         yield api
 
 
-async def test_every_client_gets_them_wherever_it_asks(serve: Serve, api: Api) -> None:
+async def test_clients_get_issued_credentials(serve: Serve, api: Api) -> None:
     async with (
         serve(jwt_secret=JWT_SECRET, stun_urls="stun:s.example.com", **GIVEN) as service,
         httpx.AsyncClient(base_url=f"http://{service.base}") as http,
@@ -61,13 +61,13 @@ async def test_every_client_gets_them_wherever_it_asks(serve: Serve, api: Api) -
         assert (await http.get("/readyz")).json() == {"status": "ready"}
         metrics = await read_metrics(service)
     assert metrics["trio_signal_turn_credentials_seconds"] > 172_000
-    # Nobody but the server asked, and each replica once.
+    # Only the server asked, and each replica once.
     replicas = len(service.bases)
     assert len(api.asked) == replicas
     assert [asked.body for asked in api.asked] == [{"ttl": LONGEST}] * replicas
 
 
-async def test_a_service_that_is_silent_keeps_nobody_waiting(serve: Serve, api: Api) -> None:
+async def test_clients_do_not_wait_for_a_silent_service(serve: Serve, api: Api) -> None:
     async def say_nothing(asked: Asked) -> Reply:
         await trio.sleep_forever()
         raise AssertionError(asked)
@@ -86,7 +86,7 @@ async def test_a_service_that_is_silent_keeps_nobody_waiting(serve: Serve, api: 
         assert (await http.get("/auth/turn-credentials?user_id=ann")).status_code == 503
 
 
-async def test_old_ones_are_kept_while_the_service_is_away_until_they_end(
+async def test_credentials_are_kept_until_they_expire(
     api: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
@@ -120,7 +120,7 @@ async def test_old_ones_are_kept_while_the_service_is_away_until_they_end(
     assert metrics.turn_credentials == {"issued": 2, "failed": 2}
 
 
-async def test_they_are_fetched_again_at_half_of_their_time(
+async def test_credentials_are_renewed_at_half_their_lifetime(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turn = HostedTurn(KEY, SECRET, 600, Metrics())
@@ -156,7 +156,7 @@ BAD: list[tuple[Reply | bytes, str]] = [
 
 
 @pytest.mark.parametrize(("reply", "problem"), BAD)
-async def test_an_answer_of_no_use_changes_nothing(
+async def test_unusable_answer_changes_nothing(
     reply: Reply | bytes, problem: str, api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "trio_signal")
@@ -173,13 +173,13 @@ async def test_an_answer_of_no_use_changes_nothing(
     assert SECRET not in caplog.text + (turn.degraded or "")
 
 
-async def test_a_service_that_is_not_there_or_silent(api: Api) -> None:
+async def test_unreachable_service_is_reported(api: Api) -> None:
     turn = HostedTurn(KEY, SECRET, 600, Metrics(), "http://127.0.0.1:1/v1")
     assert not await turn.refresh()
     assert turn.degraded == "Cloudflare's TURN service: cannot be reached (ConnectError)"
 
 
-def test_one_url_may_stand_alone() -> None:
+def test_urls_may_be_a_single_string() -> None:
     given = b'{"iceServers": [{"urls": "turn:t", "username": "u", "credential": "c"}]}'
     issued = read_issued(given, 5.0)
     assert (issued.urls, issued.username, issued.credential, issued.until) == (
@@ -193,11 +193,11 @@ def test_one_url_may_stand_alone() -> None:
 
 
 @pytest.mark.parametrize("urls", ["cloudflare:", "cloudflare:a/b", f"cloudflare:{KEY},turn:t"])
-def test_the_setting_names_one_key_and_nothing_else(urls: str) -> None:
+def test_setting_takes_exactly_one_key(urls: str) -> None:
     with pytest.raises(SettingError, match=r"TRIO_SIGNAL_TURN_URLS.*cloudflare:KEY_ID"):
         settings(turn_urls=urls, turn_secret=SECRET)
 
 
-def test_the_key_is_found_in_the_setting() -> None:
+def test_key_is_read_from_the_setting() -> None:
     assert hosted_turn_key(settings(**GIVEN)) == KEY
     assert hosted_turn_key(settings(turn_urls="turn:t", turn_secret="x")) is None

@@ -1,7 +1,7 @@
-"""Hub: what peers of two replicas are told of each other.
+"""Hub: what peers on two replicas receive about each other.
 
-The replicas share one memory network. There is no socket: what a session is told, in the words
-of its dialect, is recorded.
+The replicas share one memory network. There are no sockets: what a session is sent, in the
+messages of its dialect, is recorded.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -64,7 +64,7 @@ from trio_signal.participant import Participant
 
 
 class Tab:
-    """One session at a hub, and what it was told."""
+    """One session at a hub, and what it received."""
 
     def __init__(
         self, hub: Hub, dialect: Dialect, peer_id: str, user_id: str | None = None
@@ -80,7 +80,7 @@ class Tab:
         await self.hub.join(self.peer, Join(room, self.peer.id, viewer))
 
     def grant(self, **grants: Any) -> None:
-        """It is known who this is, and what it may do."""
+        """Authenticate the peer, with these grants."""
         assert self.peer.identity is not None
         self.peer.identity = replace(self.peer.identity, grants=Grants(**grants), verified=True)
 
@@ -101,7 +101,7 @@ class Tab:
         self.hub.depart(self.peer)
 
     def heard(self) -> list[Message]:
-        """What this was told since it was last asked."""
+        """What it received since the last call."""
         return self._recorder.take()
 
     def types(self) -> list[str]:
@@ -109,7 +109,7 @@ class Tab:
 
     @property
     def closed_with(self) -> int | None:
-        """The code that its connection ends with."""
+        """The code with which its connection closes."""
         return self.peer.closed_with.code if self.peer.closed_with else None
 
 
@@ -127,7 +127,7 @@ class Replicas:
         return tab
 
     async def mesh(self, hub: Hub, peer_id: str, user_id: str | None = None) -> Tab:
-        """A peer that has entered, and the others have heard of it."""
+        """A peer that has joined; the others know."""
         return await self.enter(self.tab(hub, MeshDialect("r"), peer_id, user_id))
 
     async def room(self, hub: Hub, peer_id: str, user_id: str) -> Tab:
@@ -154,16 +154,16 @@ class Replicas:
         return tab
 
     async def settle(self) -> None:
-        """All that was published has been delivered."""
+        """Wait until everything published has been delivered."""
         await wait_all_tasks_blocked()
 
     def forget(self) -> None:
-        """What was said so far is not what the test is about."""
+        """Discard what the peers received so far."""
         for tab in self.tabs:
             tab.heard()
 
     def check(self) -> None:
-        """What the hubs and the directory know is the same, and no hub knows too much."""
+        """Hubs and directory agree, and no hub knows rooms in which it has no peer."""
         for hub in (self.a, self.b):
             for room_id, room in hub.rooms.items():
                 assert room.peers, "a room without peers of this replica"
@@ -178,7 +178,7 @@ class Replicas:
             assert known.members, "a room without members"
             for member in known.members.values():
                 hub = self.a if member.replica == "a" else self.b
-                assert member.peer_id in hub.rooms[room_id].peers, "a ghost"
+                assert member.peer_id in hub.rooms[room_id].peers, "a member without its peer"
 
 
 @asynccontextmanager
@@ -205,7 +205,7 @@ async def replicas() -> AsyncIterator[Replicas]:
 # Joining and leaving
 
 
-async def test_who_joins_twice_at_once_leaves_nothing_behind() -> None:
+async def test_concurrent_double_join_leaves_nothing_behind() -> None:
     async with open_replicas() as replicas:
         watcher = await replicas.mesh(replicas.b, "watcher")
         tab = replicas.tab(replicas.a, MeshDialect("r"), "p")
@@ -220,7 +220,7 @@ async def test_who_joins_twice_at_once_leaves_nothing_behind() -> None:
         assert watcher.types().count("user_left") == 1
 
 
-async def test_a_newcomer_sees_and_is_seen_on_both_replicas(replicas: Replicas) -> None:
+async def test_newcomer_and_members_see_each_other_on_both_replicas(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(replicas.b, "bob")
     replicas.forget()
@@ -237,7 +237,7 @@ async def test_a_newcomer_sees_and_is_seen_on_both_replicas(replicas: Replicas) 
         assert joined["connected_users"] == 3
 
 
-async def test_whoever_leaves_has_left_on_both_replicas(replicas: Replicas) -> None:
+async def test_leaving_is_announced_on_both_replicas(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(replicas.b, "bob")
     carl = await replicas.mesh(replicas.b, "carl")
@@ -245,7 +245,7 @@ async def test_whoever_leaves_has_left_on_both_replicas(replicas: Replicas) -> N
     await replicas.settle()
     replicas.forget()
     carl.depart()
-    carl.depart()  # nobody does this, and it would do no harm
+    carl.depart()  # never happens, and is harmless
     await replicas.settle()
     for other in (ann, bob):
         stopped, left = other.heard()
@@ -254,7 +254,7 @@ async def test_whoever_leaves_has_left_on_both_replicas(replicas: Replicas) -> N
     assert carl.heard() == []
 
 
-async def test_a_users_first_and_last_peer_count_wherever_they_are(replicas: Replicas) -> None:
+async def test_user_joins_with_first_and_leaves_with_last_peer(replicas: Replicas) -> None:
     witness_a = await replicas.room(replicas.a, "wa", "wanda")
     witness_b = await replicas.room(replicas.b, "wb", "wilma")
     replicas.forget()
@@ -270,7 +270,7 @@ async def test_a_users_first_and_last_peer_count_wherever_they_are(replicas: Rep
         assert witness.types() == ["user_left"]
 
 
-async def test_a_room_without_peers_is_forgotten(replicas: Replicas) -> None:
+async def test_empty_room_is_forgotten(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(replicas.b, "bob")
     ann.depart()
@@ -282,7 +282,7 @@ async def test_a_room_without_peers_is_forgotten(replicas: Replicas) -> None:
     assert replicas.network.rooms == {}
 
 
-async def test_leaving_one_room_is_staying_in_another(replicas: Replicas) -> None:
+async def test_leaving_one_room_keeps_the_others(replicas: Replicas) -> None:
     ann = await replicas.live(replicas.a, "a1", "ann")
     bob = await replicas.live(replicas.b, "b1", "bob")
     for tab in (ann, bob):
@@ -299,7 +299,7 @@ async def test_leaving_one_room_is_staying_in_another(replicas: Replicas) -> Non
     assert replicas.network.rooms["another"].members.keys() == {"a1", "b1"}
 
 
-async def test_departing_needs_no_checkpoint_and_cannot_be_cancelled(replicas: Replicas) -> None:
+async def test_depart_is_synchronous_and_survives_cancellation(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(replicas.b, "bob")
     replicas.forget()
@@ -315,7 +315,7 @@ async def test_departing_needs_no_checkpoint_and_cannot_be_cancelled(replicas: R
     assert carl.peer not in replicas.a.participants
 
 
-async def test_departing_is_told_also_when_an_error_ends_the_connection(
+async def test_depart_is_announced_after_an_error(
     replicas: Replicas,
 ) -> None:
     bob = await replicas.mesh(replicas.b, "bob")
@@ -333,7 +333,7 @@ async def test_departing_is_told_also_when_an_error_ends_the_connection(
     assert bob.types() == ["user_joined", "user_left"]
 
 
-async def test_every_room_is_left_also_when_telling_one_of_them_fails(
+async def test_every_room_is_left_even_if_publishing_fails(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = replicas.a
@@ -357,7 +357,7 @@ async def test_every_room_is_left_also_when_telling_one_of_them_fails(
     assert replicas.network.rooms.keys() == {"r"}
 
 
-async def test_what_another_says_of_a_peer_here_is_not_believed(replicas: Replicas) -> None:
+async def test_remote_event_about_local_peer_is_ignored(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(replicas.b, "bob")
     bob.do(GoLive("r"))
@@ -373,10 +373,10 @@ async def test_what_another_says_of_a_peer_here_is_not_believed(replicas: Replic
     assert ann.types() == ["offer"]
 
 
-async def test_a_delivery_that_fails_does_not_stop_the_next(
+async def test_failed_delivery_does_not_stop_the_next(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who was not told is closed: what it knows would be wrong from here on."""
+    """The peer that missed the event is closed: its state would be wrong from then on."""
     ann = await replicas.mesh(replicas.a, "ann")
     tell = LocalRoom.tell
 
@@ -399,7 +399,7 @@ async def test_a_delivery_that_fails_does_not_stop_the_next(
 
 
 @pytest.mark.parametrize("steps", range(3))
-async def test_a_join_that_is_cancelled_leaves_nothing(replicas: Replicas, steps: int) -> None:
+async def test_cancelled_join_leaves_nothing_behind(replicas: Replicas, steps: int) -> None:
     bob = await replicas.mesh(replicas.b, "bob")
     replicas.forget()
     ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
@@ -419,7 +419,7 @@ async def test_a_join_that_is_cancelled_leaves_nothing(replicas: Replicas, steps
     assert replicas.network.rooms["r"].members.keys() == {"bob"}
 
 
-async def test_a_cap_holds_on_both_replicas() -> None:
+async def test_peer_cap_holds_on_both_replicas() -> None:
     async with open_replicas(max_room_peers=2) as replicas:
         await replicas.mesh(replicas.a, "ann")
         bob = await replicas.mesh(replicas.b, "bob")
@@ -432,7 +432,7 @@ async def test_a_cap_holds_on_both_replicas() -> None:
         assert dora.closed_with is None
 
 
-async def test_a_cap_of_viewers_holds_on_both_replicas() -> None:
+async def test_viewer_cap_holds_on_both_replicas() -> None:
     async with open_replicas(max_viewers=1) as replicas:
         caster = await replicas.caster(replicas.a, "caster")
         await replicas.viewer(replicas.b, "viewer")
@@ -443,7 +443,7 @@ async def test_a_cap_of_viewers_holds_on_both_replicas() -> None:
         assert caster.heard() == []
 
 
-async def test_who_is_nobody_enters_nowhere(replicas: Replicas) -> None:
+async def test_peer_without_identity_cannot_join(replicas: Replicas) -> None:
     ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
     ann.peer.identity = None
     await ann.join()
@@ -451,7 +451,7 @@ async def test_who_is_nobody_enters_nowhere(replicas: Replicas) -> None:
     assert replicas.a.rooms == {}
 
 
-async def test_where_a_peer_was_is_remembered_for_those_who_ask_for_it(
+async def test_rooms_to_rejoin_are_kept_for_those_who_asked(
     replicas: Replicas,
 ) -> None:
     lost = await replicas.live(replicas.a, "a1", "ann")
@@ -468,10 +468,10 @@ async def test_where_a_peer_was_is_remembered_for_those_who_ask_for_it(
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-async def test_who_came_back_before_the_loss_was_noticed_gets_the_rooms(
+async def test_reconnect_before_the_loss_is_noticed_gets_the_rooms(
     replicas: Replicas, elsewhere: bool
 ) -> None:
-    """Another tab, which came while the lost connection was still heard of, does not."""
+    """Another tab that arrived while the lost connection was still active does not."""
     hub = replicas.b if elsewhere else replicas.a
     lost = await replicas.live(replicas.a, "a1", "ann")
     await replicas.a.rooms_to_rejoin(lost.peer)
@@ -486,10 +486,10 @@ async def test_who_came_back_before_the_loss_was_noticed_gets_the_rooms(
     assert back.peer.rejoins is not None
 
 
-async def test_rooms_that_a_lost_connection_had_not_come_to_are_the_next_ones(
+async def test_rooms_not_yet_rejoined_pass_to_the_next_connection(
     replicas: Replicas,
 ) -> None:
-    """Those that it was to rejoin and was not let into, or had no time for."""
+    """Rooms that it should rejoin but was refused, or had no time to enter."""
     lost = await replicas.live(replicas.a, "a1", "ann")
     await replicas.a.rooms_to_rejoin(lost.peer)
     for room in "stuv":
@@ -512,11 +512,11 @@ async def test_rooms_that_a_lost_connection_had_not_come_to_are_the_next_ones(
     assert set(await replicas.a.rooms_to_rejoin(fourth.peer)) == set("rtv")
 
 
-# Participants without words
+# Participants without a dialect
 
 
 class Listener(Participant):
-    """Hears what happens in its rooms, without a socket and without a dialect."""
+    """Receives the events of its rooms, without a socket and without a dialect."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -534,7 +534,7 @@ class Listener(Participant):
         self.closed_with = self.closed_with or close
 
 
-async def test_a_participant_needs_no_socket_and_no_words(replicas: Replicas) -> None:
+async def test_participant_needs_no_socket_and_no_dialect(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     listener = Listener("relay")
     with replicas.a.stay(listener):
@@ -561,7 +561,7 @@ async def test_a_participant_needs_no_socket_and_no_words(replicas: Replicas) ->
 # Broadcasts
 
 
-async def test_a_broadcast_is_told_on_both_replicas_and_to_who_comes_late(
+async def test_broadcast_is_announced_on_both_replicas_and_to_late_joiners(
     replicas: Replicas,
 ) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
@@ -586,20 +586,20 @@ async def test_a_broadcast_is_told_on_both_replicas_and_to_who_comes_late(
     assert ann.heard() == []
 
 
-async def test_the_broadcaster_is_the_same_for_who_comes_late(replicas: Replicas) -> None:
+async def test_late_joiners_see_the_same_broadcaster(replicas: Replicas) -> None:
     first = await replicas.mesh(replicas.a, "joined first")
     last = await replicas.mesh(replicas.a, "joined last")
     last.do(GoLive("r"))
     (began,) = (m.live.started_at for m in replicas.a.rooms["r"].live if m.live)
     while utc_now() == began:
-        pass  # for a millisecond
+        pass  # until the next millisecond
     first.do(GoLive("r"))
     await replicas.mesh(replicas.b, "late")
     for hub in (replicas.a, replicas.b):
         assert [m.peer_id for m in hub.rooms["r"].live] == ["joined last", "joined first"]
 
 
-async def test_the_live_ones_of_a_room_may_be_asked_for_from_outside(replicas: Replicas) -> None:
+async def test_live_peers_can_be_queried_from_outside_the_room(replicas: Replicas) -> None:
     ann = await replicas.live(replicas.a, "a1", "ann")
     ann.do(GoLive("r", "audio"))
     await replicas.live(replicas.a, "b1", "bob")
@@ -614,7 +614,7 @@ async def test_the_live_ones_of_a_room_may_be_asked_for_from_outside(replicas: R
         assert answer["peers"] == []
 
 
-async def test_an_exclusive_broadcast_throws_out_that_of_another_replica(
+async def test_exclusive_broadcast_ends_one_on_another_replica(
     replicas: Replicas,
 ) -> None:
     older = await replicas.caster(replicas.a, "older")
@@ -636,7 +636,7 @@ async def test_an_exclusive_broadcast_throws_out_that_of_another_replica(
     assert joined == ["va", "vb"]
     for hub in (replicas.a, replicas.b):
         assert [m.peer_id for m in hub.rooms["r"].live] == ["newer"]
-    # From now on the stream is the newer one's.
+    # From now on the stream belongs to the newer broadcaster.
     replicas.forget()
     newer.signal("va", addressed=To.VIEWER)
     viewer_a.signal("", kind="answer", addressed=To.BROADCASTER)
@@ -648,7 +648,7 @@ async def test_an_exclusive_broadcast_throws_out_that_of_another_replica(
     assert viewer_b.heard() == []
 
 
-async def test_an_exclusive_broadcast_throws_out_the_only_peer_of_a_replica(
+async def test_exclusive_broadcast_removes_only_peer_of_a_replica(
     replicas: Replicas,
 ) -> None:
     older = await replicas.caster(replicas.a, "older")
@@ -662,7 +662,7 @@ async def test_an_exclusive_broadcast_throws_out_the_only_peer_of_a_replica(
     assert again.types() == ["viewer-count"]
 
 
-async def test_an_exclusive_broadcast_leaves_those_of_other_dialects(replicas: Replicas) -> None:
+async def test_exclusive_broadcast_keeps_those_of_other_dialects(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     ann.do(GoLive("r"))
     await replicas.caster(replicas.b, "caster")
@@ -671,7 +671,7 @@ async def test_an_exclusive_broadcast_leaves_those_of_other_dialects(replicas: R
     assert {m.peer_id for m in replicas.a.rooms["r"].live} == {"ann", "caster"}
 
 
-async def test_a_viewers_answer_goes_to_the_broadcaster_of_its_own_dialect(
+async def test_answer_goes_to_the_broadcaster_of_the_same_dialect(
     replicas: Replicas,
 ) -> None:
     caster = await replicas.caster(replicas.a, "caster")
@@ -691,7 +691,7 @@ async def test_a_viewers_answer_goes_to_the_broadcaster_of_its_own_dialect(
     assert ann.types() == ["answer"]
 
 
-async def test_viewers_come_and_go_on_both_replicas(replicas: Replicas) -> None:
+async def test_viewers_are_announced_on_both_replicas(replicas: Replicas) -> None:
     caster = await replicas.caster(replicas.a, "caster")
     near = await replicas.viewer(replicas.a, "near")
     replicas.forget()
@@ -711,7 +711,7 @@ async def test_viewers_come_and_go_on_both_replicas(replicas: Replicas) -> None:
     assert count["count"] == 2
 
 
-async def test_the_broadcaster_is_gone_on_both_replicas(replicas: Replicas) -> None:
+async def test_departed_broadcaster_is_announced_on_both_replicas(replicas: Replicas) -> None:
     caster = await replicas.caster(replicas.a, "caster")
     viewers = [await replicas.viewer(hub, hub.bus.replica) for hub in (replicas.a, replicas.b)]
     replicas.forget()
@@ -721,10 +721,10 @@ async def test_the_broadcaster_is_gone_on_both_replicas(replicas: Replicas) -> N
         assert viewer.types() == ["broadcaster-disconnected", "viewer-count"]
 
 
-# What a token does not grant
+# Missing grants
 
 
-async def test_a_room_that_is_not_granted_is_not_entered(replicas: Replicas) -> None:
+async def test_room_without_grant_cannot_be_joined(replicas: Replicas) -> None:
     ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
     ann.grant(rooms=("s-*", "q"))
     await ann.join("r")
@@ -734,14 +734,14 @@ async def test_a_room_that_is_not_granted_is_not_entered(replicas: Replicas) -> 
 
 
 @pytest.mark.parametrize("glob", ["*", "r", "r*", "[a-r]", "?"])
-async def test_a_room_that_is_granted_by_a_glob_is_entered(replicas: Replicas, glob: str) -> None:
+async def test_room_granted_by_a_glob_can_be_joined(replicas: Replicas, glob: str) -> None:
     ann = replicas.tab(replicas.a, MeshDialect("r"), "ann")
     ann.grant(rooms=("nothing", glob))
     await replicas.enter(ann)
     assert ann.types() == ["auth_success", "users_in_room"]
 
 
-async def test_who_is_live_is_told_only_where_one_may_go(replicas: Replicas) -> None:
+async def test_live_peers_are_listed_only_with_a_room_grant(replicas: Replicas) -> None:
     caster = await replicas.live(replicas.a, "caster", "carl")
     caster.do(GoLive("r"))
     ann = replicas.tab(replicas.b, LiveDialect({}), "ann")
@@ -751,7 +751,7 @@ async def test_who_is_live_is_told_only_where_one_may_go(replicas: Replicas) -> 
 
 
 @pytest.mark.parametrize("dialect", ["mesh", "room", "live"])
-async def test_who_may_not_publish_does_not_go_live(replicas: Replicas, dialect: str) -> None:
+async def test_going_live_needs_publish_grant(replicas: Replicas, dialect: str) -> None:
     bob = await replicas.mesh(replicas.b, "bob")
     ann = await {
         "mesh": replicas.mesh,
@@ -768,7 +768,9 @@ async def test_who_may_not_publish_does_not_go_live(replicas: Replicas, dialect:
     replicas.check()
 
 
-async def test_who_may_not_publish_does_not_take_a_place_in_a_stream(replicas: Replicas) -> None:
+async def test_broadcaster_without_publish_grant_does_not_join_the_stream(
+    replicas: Replicas,
+) -> None:
     ann = replicas.tab(replicas.a, StreamDialect(), "ann")
     ann.grant(publish=False)
     await ann.hub.join(ann.peer, Join("r", "ann", broadcaster=True))
@@ -778,7 +780,7 @@ async def test_who_may_not_publish_does_not_take_a_place_in_a_stream(replicas: R
 
 
 @pytest.mark.parametrize("same_replica", [True, False])
-async def test_a_stream_is_taken_for_whoever_is_somebody_else(
+async def test_only_the_same_user_can_take_over_a_stream(
     replicas: Replicas, same_replica: bool
 ) -> None:
     first = await replicas.caster(replicas.a, "first")
@@ -790,7 +792,7 @@ async def test_a_stream_is_taken_for_whoever_is_somebody_else(
     assert [message["code"] for message in other.heard()] == ["stream_taken"]
     assert other.peer.memberships == {}
     assert list(replicas.network.rooms["r"].members) == ["first"]
-    # A page that was loaded again, before the server knows that the old one is gone.
+    # A reloaded page, before the server knows that the old one is gone.
     again = replicas.tab(replicas.b, StreamDialect(), "again", "first")
     again.grant()
     await again.hub.join(again.peer, Join("r", "again", broadcaster=True))
@@ -801,7 +803,7 @@ async def test_a_stream_is_taken_for_whoever_is_somebody_else(
     replicas.check()
 
 
-async def test_a_viewer_that_is_somebody_else_does_not_become_the_broadcaster(
+async def test_viewer_cannot_take_over_another_users_stream(
     replicas: Replicas,
 ) -> None:
     await replicas.caster(replicas.a, "first")
@@ -814,7 +816,7 @@ async def test_a_viewer_that_is_somebody_else_does_not_become_the_broadcaster(
 
 
 @pytest.mark.parametrize("where", ["a", "b"])
-async def test_a_moderator_throws_out_a_peer_wherever_it_is(replicas: Replicas, where: str) -> None:
+async def test_moderator_kicks_peer_on_any_replica(replicas: Replicas, where: str) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(getattr(replicas, where), "bob")
     ann.do(Kick("r", "bob", "Spam"))
@@ -832,7 +834,7 @@ async def test_a_moderator_throws_out_a_peer_wherever_it_is(replicas: Replicas, 
     replicas.check()
 
 
-async def test_to_kick_somebody_who_is_not_there_is_an_error(replicas: Replicas) -> None:
+async def test_kicking_an_unknown_peer_is_an_error(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     ann.grant(moderator=True)
     replicas.forget()
@@ -852,7 +854,7 @@ KINDS: list[tuple[SignalKind, str, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "type_", "field"), KINDS)
-async def test_a_signal_reaches_a_peer_of_the_other_replica(
+async def test_signal_reaches_a_peer_on_the_other_replica(
     replicas: Replicas, kind: SignalKind, type_: str, field: str
 ) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
@@ -865,7 +867,7 @@ async def test_a_signal_reaches_a_peer_of_the_other_replica(
     assert ann.heard() == carl.heard() == []
 
 
-async def test_a_signal_to_all_others_reaches_both_replicas(replicas: Replicas) -> None:
+async def test_signal_to_all_others_reaches_both_replicas(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     others = [
         await replicas.mesh(hub, name)
@@ -895,7 +897,7 @@ async def test_signals_to_one_and_to_all_keep_their_order(replicas: Replicas) ->
         assert [m.get("offer", m.get("answer")) for m in tab.heard()] == expected
 
 
-async def test_a_signal_to_a_user_reaches_one_peer_wherever_it_is(replicas: Replicas) -> None:
+async def test_signal_to_a_user_reaches_one_peer_on_any_replica(replicas: Replicas) -> None:
     ann = await replicas.room(replicas.a, "a1", "ann")
     bob_1 = await replicas.room(replicas.b, "b1", "bob")
     bob_2 = await replicas.room(replicas.a, "b2", "bob")
@@ -919,10 +921,10 @@ async def test_a_signal_to_a_user_reaches_one_peer_wherever_it_is(replicas: Repl
 
 
 @pytest.mark.parametrize(("kind", "type_", "field"), KINDS)
-async def test_a_target_that_is_gone_is_told_to_the_sender(
+async def test_sender_learns_that_the_target_is_gone(
     replicas: Replicas, kind: SignalKind, type_: str, field: str
 ) -> None:
-    """The sender's replica does not know yet: the signal comes back from the other."""
+    """The sender's replica does not know yet: the other replica returns the signal."""
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(replicas.b, "bob")
     await replicas.mesh(replicas.b, "carl")
@@ -940,7 +942,7 @@ async def test_a_target_that_is_gone_is_told_to_the_sender(
     }
 
 
-async def test_a_target_that_was_the_last_on_its_replica_is_told_to_the_sender(
+async def test_sender_learns_that_the_last_peer_of_a_replica_is_gone(
     replicas: Replicas,
 ) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
@@ -952,7 +954,7 @@ async def test_a_target_that_was_the_last_on_its_replica_is_told_to_the_sender(
     assert ann.types() == ["user_left", "error"]
 
 
-async def test_a_stream_says_so_in_its_own_words(replicas: Replicas) -> None:
+async def test_stream_reports_a_missing_viewer_as_not_allowed(replicas: Replicas) -> None:
     caster = await replicas.caster(replicas.a, "caster")
     viewer = await replicas.viewer(replicas.b, "viewer")
     replicas.forget()
@@ -963,7 +965,7 @@ async def test_a_stream_says_so_in_its_own_words(replicas: Replicas) -> None:
     assert (error["type"], error["code"]) == ("error", "not_allowed")
 
 
-async def test_a_signal_that_comes_back_to_nobody_is_dropped(replicas: Replicas) -> None:
+async def test_returned_signal_is_dropped_if_the_sender_is_gone(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(replicas.b, "bob")
     witness = await replicas.mesh(replicas.a, "witness")
@@ -976,7 +978,7 @@ async def test_a_signal_that_comes_back_to_nobody_is_dropped(replicas: Replicas)
     assert ann.heard() == []
 
 
-async def test_who_is_not_in_a_room_can_do_nothing_there(replicas: Replicas) -> None:
+async def test_commands_need_room_membership(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
     bob = await replicas.mesh(replicas.b, "bob")
     stranger = replicas.tab(replicas.b, MeshDialect("r"), "stranger")
@@ -999,13 +1001,11 @@ async def test_who_is_not_in_a_room_can_do_nothing_there(replicas: Replicas) -> 
     assert ann.heard() == bob.heard() == []
 
 
-# A peer id that is taken over
+# Takeover of a peer id
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["same replica", "other replica"])
-async def test_the_newer_connection_replaces_the_older_and_the_room_sees_nothing(
-    replicas: Replicas, same: bool
-) -> None:
+async def test_newer_connection_replaces_the_older_silently(replicas: Replicas, same: bool) -> None:
     witnesses = [
         await replicas.mesh(hub, f"w{hub.bus.replica}") for hub in (replicas.a, replicas.b)
     ]
@@ -1031,7 +1031,9 @@ async def test_the_newer_connection_replaces_the_older_and_the_room_sees_nothing
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["same replica", "other replica"])
-async def test_the_broadcast_of_the_older_connection_ends(replicas: Replicas, same: bool) -> None:
+async def test_takeover_ends_the_broadcast_of_the_older_connection(
+    replicas: Replicas, same: bool
+) -> None:
     witnesses = [
         await replicas.mesh(hub, f"w{hub.bus.replica}") for hub in (replicas.a, replicas.b)
     ]
@@ -1048,7 +1050,7 @@ async def test_the_broadcast_of_the_older_connection_ends(replicas: Replicas, sa
         assert hub.rooms["r"].live == ()
 
 
-async def test_the_only_peer_of_a_replica_is_taken_over(replicas: Replicas) -> None:
+async def test_only_peer_of_a_replica_can_be_taken_over(replicas: Replicas) -> None:
     older = await replicas.mesh(replicas.a, "ann")
     await replicas.mesh(replicas.b, "ann")
     assert older.closed_with == 4409
@@ -1058,8 +1060,8 @@ async def test_the_only_peer_of_a_replica_is_taken_over(replicas: Replicas) -> N
     assert replicas.network.rooms["r"].members.keys() == {"ann"}
 
 
-async def test_what_the_older_connection_did_last_does_not_count(replicas: Replicas) -> None:
-    """The newer one is in the directory, and the older one's replica has not heard of it."""
+async def test_late_commands_of_the_older_connection_are_ignored(replicas: Replicas) -> None:
+    """The newer one is in the directory, but the older one's replica does not know yet."""
     far = await replicas.mesh(replicas.b, "far")
     near = await replicas.mesh(replicas.a, "near")
     older = await replicas.mesh(replicas.a, "ann")
@@ -1075,7 +1077,7 @@ async def test_what_the_older_connection_did_last_does_not_count(replicas: Repli
     assert near.types() == ["broadcast_started", "broadcast_stopped", "user_left", "user_joined"]
 
 
-async def test_another_subject_does_not_get_the_id(replicas: Replicas) -> None:
+async def test_another_subject_cannot_take_over_the_id(replicas: Replicas) -> None:
     ann = await replicas.mesh(replicas.a, "ann", "ann")
     replicas.forget()
     thief = await replicas.mesh(replicas.b, "ann", "somebody else")
@@ -1084,8 +1086,8 @@ async def test_another_subject_does_not_get_the_id(replicas: Replicas) -> None:
     assert ann.heard() == thief.heard() == []
 
 
-async def test_connections_of_one_moment_are_told_apart(replicas: Replicas) -> None:
-    """Also those with one peer id, of which a late command might be either's."""
+async def test_simultaneous_connections_get_distinct_join_times(replicas: Replicas) -> None:
+    """Even with one peer id; otherwise a late command could belong to either."""
     tabs = [await replicas.mesh(replicas.a, "ann") for _ in range(100)]
     assert [tab.closed_with for tab in tabs] == [4409] * 99 + [None]
     joined = [await replicas.mesh(replicas.a, f"ann-{n}") for n in range(100)]
@@ -1094,10 +1096,10 @@ async def test_connections_of_one_moment_are_told_apart(replicas: Replicas) -> N
     assert moments == sorted(set(moments))
 
 
-async def test_a_peer_that_went_elsewhere_and_came_back_at_once_is_there(
+async def test_peer_that_moves_back_and_forth_stays_present(
     replicas: Replicas,
 ) -> None:
-    """Whatever was on its way to this replica meanwhile is about its past."""
+    """Events that were on their way to this replica meanwhile concern its past."""
     witness_a = await replicas.mesh(replicas.a, "wa")
     witness_b = await replicas.mesh(replicas.b, "wb")
     first = await replicas.mesh(replicas.b, "ann")
@@ -1124,7 +1126,7 @@ async def test_a_peer_that_went_elsewhere_and_came_back_at_once_is_there(
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_one_peer_id_at_many_places_at_once_is_one_peer(
+async def test_concurrent_joins_with_one_peer_id_leave_one_peer(
     replicas: Replicas, seed: int
 ) -> None:
     witnesses = [
@@ -1156,10 +1158,10 @@ async def test_one_peer_id_at_many_places_at_once_is_one_peer(
         assert (heard[0], heard[-1]) == ("user_joined", "user_left")
 
 
-# What else goes on in a room
+# Other events in a room
 
 
-async def test_chat_is_told_on_both_replicas_with_one_id(replicas: Replicas) -> None:
+async def test_chat_has_the_same_id_on_both_replicas(replicas: Replicas) -> None:
     ann = await replicas.room(replicas.a, "a1", "ann")
     bob = await replicas.room(replicas.b, "b1", "bob")
     replicas.forget()
@@ -1171,7 +1173,7 @@ async def test_chat_is_told_on_both_replicas_with_one_id(replicas: Replicas) -> 
     assert (kept.id, kept.content) == (here["id"], "hello")
 
 
-async def test_a_new_name_is_that_of_the_users_peers_everywhere(replicas: Replicas) -> None:
+async def test_new_name_applies_to_all_peers_of_the_user(replicas: Replicas) -> None:
     await replicas.room(replicas.a, "b1", "bob")
     bob = await replicas.room(replicas.b, "b2", "bob")
     bob.do(ChangeProfile("r", "profile_updated", "Robert"))
@@ -1180,7 +1182,7 @@ async def test_a_new_name_is_that_of_the_users_peers_everywhere(replicas: Replic
         assert [m.username for m in hub.rooms["r"].members.values()] == ["Robert", "Robert"]
 
 
-async def test_typing_is_told_on_the_other_replica(replicas: Replicas) -> None:
+async def test_typing_is_sent_to_the_other_replica(replicas: Replicas) -> None:
     ann = await replicas.room(replicas.a, "a1", "ann")
     other_tab = await replicas.room(replicas.b, "a2", "ann")
     bob = await replicas.room(replicas.b, "b1", "bob")
@@ -1191,11 +1193,11 @@ async def test_typing_is_told_on_the_other_replica(replicas: Replicas) -> None:
     assert ann.heard() == other_tab.heard() == []
 
 
-# Trouble
+# Failures
 
 
 class SpeechlessDialect(MeshDialect):
-    """One that has no words for who went live."""
+    """A dialect that fails to encode `WentLive`."""
 
     @staticmethod
     def tell(event: Event) -> Iterable[Notice]:
@@ -1205,7 +1207,7 @@ class SpeechlessDialect(MeshDialect):
         return MeshDialect.tell(event)
 
 
-async def test_who_cannot_be_told_is_closed_and_the_others_are_told(
+async def test_peer_with_failing_dialect_is_closed_and_others_served(
     replicas: Replicas, caplog: pytest.LogCaptureFixture
 ) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
@@ -1222,7 +1224,7 @@ async def test_who_cannot_be_told_is_closed_and_the_others_are_told(
     assert ann.types() == bob.types() == ["user_left"]
 
 
-async def test_many_are_not_sent_away_at_one_moment(autojump_clock: MockClock) -> None:
+async def test_connections_are_closed_gradually(autojump_clock: MockClock) -> None:
     async with open_replicas() as replicas:
         tabs = [await replicas.mesh(replicas.a, f"p{number}") for number in range(20)]
         began = trio.current_time()
@@ -1241,7 +1243,7 @@ async def test_many_are_not_sent_away_at_one_moment(autojump_clock: MockClock) -
         assert trio.current_time() - began == pytest.approx(0.1)
 
 
-async def test_when_a_hub_closes_it_sends_all_away_also_those_that_come(
+async def test_closing_hub_closes_present_and_new_connections(
     replicas: Replicas,
 ) -> None:
     ann = await replicas.mesh(replicas.a, "ann")
@@ -1258,8 +1260,8 @@ async def test_when_a_hub_closes_it_sends_all_away_also_those_that_come(
 # After a restart
 
 
-async def test_a_broadcast_is_given_back_to_its_subject_alone(replicas: Replicas) -> None:
-    """Two issuers may know somebody by the same id; in open mode nobody can prove anything."""
+async def test_broadcast_is_restored_only_for_the_same_subject(replicas: Replicas) -> None:
+    """Two issuers may use the same user id; in open mode, identities are not verified."""
     notes = replicas.a.notes
     lost = make_member("old", "ann", dialect="live", subject="live one\0ann", live="video")
     for verified, subject, is_live in (
@@ -1276,7 +1278,7 @@ async def test_a_broadcast_is_given_back_to_its_subject_alone(replicas: Replicas
         tab.depart()
 
 
-async def test_who_may_not_publish_is_not_live_again(replicas: Replicas) -> None:
+async def test_broadcast_is_not_restored_without_publish_grant(replicas: Replicas) -> None:
     lost = make_member("old", "ann", dialect="live", subject="live ann", live="video")
     replicas.a.notes.lose_member("r", lost, 0.0)
     tab = replicas.tab(replicas.a, LiveDialect({}), "a1", "ann")
@@ -1285,8 +1287,8 @@ async def test_who_may_not_publish_is_not_live_again(replicas: Replicas) -> None
     assert [m.live for m in replicas.a.rooms["r"].members.values()] == [None]
 
 
-async def test_clients_of_mesh_are_not_live_again(replicas: Replicas) -> None:
-    """They say so themselves."""
+async def test_broadcast_is_not_restored_in_mesh(replicas: Replicas) -> None:
+    """Mesh clients announce their broadcasts again themselves."""
     close = Close(CloseCode.GOING_AWAY, "Server going away")
     hub = replicas.a
     mesh, live = await replicas.mesh(hub, "m1", "ann"), await replicas.live(hub, "l1", "ann")

@@ -1,4 +1,4 @@
-"""Which STUN and TURN servers clients are told, and what they may use them with."""
+"""Which STUN and TURN servers clients receive, and their credentials."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ STUN = {"stun_urls": "stun:stun.example.com:3478"}
 URLS = ["turn:turn.example.com:3478", "turns:turn.example.com"]
 
 
-def test_credentials_are_those_that_coturn_makes_out_of_its_secret() -> None:
+def test_credentials_follow_coturns_scheme() -> None:
     made = turn_credentials(settings(**TURN, turn_ttl=600), "ann")
     expiry, user = made.username.split(":")
     assert user == "ann"
@@ -28,7 +28,7 @@ def test_credentials_are_those_that_coturn_makes_out_of_its_secret() -> None:
 
 
 @pytest.mark.parametrize("user_id", ["a b", "é", "a:b", "x" * 129, "\ud800", "a\nb", ""])
-def test_an_id_that_is_no_plain_word_becomes_one(user_id: str) -> None:
+def test_unusual_user_id_is_hashed(user_id: str) -> None:
     made = turn_credentials(settings(**TURN), user_id)
     _, user = made.username.split(":")
     assert len(user) == 64
@@ -36,7 +36,7 @@ def test_an_id_that_is_no_plain_word_becomes_one(user_id: str) -> None:
     assert user != turn_credentials(settings(**TURN), user_id + "x").username.split(":")[1]
 
 
-def test_what_is_not_configured_is_not_told() -> None:
+def test_only_configured_servers_are_sent() -> None:
     assert ice_servers(settings(), "ann") == ()
     assert ice_servers(settings(**STUN), "ann") == ({"urls": ("stun:stun.example.com:3478",)},)
     assert [server["urls"] for server in ice_servers(settings(**STUN, **TURN), "ann")] == [
@@ -52,7 +52,7 @@ def check(servers: list[dict[str, Any]], user: str) -> None:
     assert turn["credential"]
 
 
-async def test_each_client_gets_its_own_after_it_is_authenticated(serve: Serve) -> None:
+async def test_authenticated_client_gets_its_own_credentials(serve: Serve) -> None:
     async with (
         serve(jwt_secret=SECRET, **STUN, **TURN) as service,
         service.connect("/ws/r") as ann,
@@ -66,7 +66,7 @@ async def test_each_client_gets_its_own_after_it_is_authenticated(serve: Serve) 
         assert await eve.expect_close(1008, "Invalid token") == []
 
 
-async def test_they_are_there_by_http_for_who_has_a_token(serve: Serve) -> None:
+async def test_http_credentials_need_a_token(serve: Serve) -> None:
     async with (
         serve(jwt_secret=SECRET, **STUN, **TURN, turn_ttl=600) as service,
         httpx.AsyncClient(base_url=f"http://{service.base}") as http,
@@ -88,7 +88,7 @@ async def test_they_are_there_by_http_for_who_has_a_token(serve: Serve) -> None:
         assert (made["urls"], made["ttl"]) == (URLS, 600)
 
 
-async def test_in_open_mode_they_are_for_everybody(serve: Serve) -> None:
+async def test_open_mode_gives_credentials_to_everybody(serve: Serve) -> None:
     async with (
         serve(**STUN, **TURN) as service,
         httpx.AsyncClient(base_url=f"http://{service.base}") as http,

@@ -1,4 +1,4 @@
-"""The keys of tokens, and the set of them behind a URL."""
+"""The keys that verify tokens, and key sets at a URL."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ NO_KEYS: list[Callable[[], str]] = [
 
 
 @pytest.mark.parametrize("make", NO_KEYS)
-def test_what_is_no_public_key_is_refused(make: Callable[[], str]) -> None:
+def test_invalid_public_key_is_refused(make: Callable[[], str]) -> None:
     text = make()
     with pytest.raises(ValueError, match=r".") as refused:
         read_public_key(text)
@@ -66,7 +66,7 @@ async def run_key_set(server: KeyServer) -> AsyncIterator[KeySet]:
 
 
 async def found(keys: KeySet, id_: str | None) -> list[str]:
-    """The algorithms of the keys that are found."""
+    """The algorithms of the keys found."""
     with trio.fail_after(PATIENCE):
         return [key.algorithm for key in await keys.find(id_)]
 
@@ -81,7 +81,7 @@ def ed() -> dict[str, Any]:
     return jwk(private_key("EdDSA"), "ed")
 
 
-async def test_a_key_is_found_by_its_id(es: dict[str, Any], ed: dict[str, Any]) -> None:
+async def test_key_is_found_by_its_id(es: dict[str, Any], ed: dict[str, Any]) -> None:
     async with run_key_server(es, ed) as server, run_key_set(server) as keys:
         assert await found(keys, "es") == ["ES256"]
         assert await found(keys, "ed") == ["EdDSA"]
@@ -90,12 +90,12 @@ async def test_a_key_is_found_by_its_id(es: dict[str, Any], ed: dict[str, Any]) 
     assert server.asked == 1
 
 
-async def test_an_only_key_needs_no_id(es: dict[str, Any]) -> None:
+async def test_single_key_needs_no_id(es: dict[str, Any]) -> None:
     async with run_key_server(es) as server, run_key_set(server) as keys:
         assert await found(keys, None) == ["ES256"]
 
 
-async def test_keys_for_others_are_passed_over(es: dict[str, Any]) -> None:
+async def test_unusable_keys_are_skipped(es: dict[str, Any]) -> None:
     others = [
         {"kty": "oct", "k": "c2VjcmV0", "kid": "oct", "alg": "HS256"},
         {"kty": "what", "kid": "what"},
@@ -113,7 +113,7 @@ async def test_keys_for_others_are_passed_over(es: dict[str, Any]) -> None:
             assert await found(keys, str(other["kid"])) == []
 
 
-async def test_an_unknown_id_asks_again_once_a_minute(
+async def test_unknown_id_refetches_once_a_minute(
     es: dict[str, Any], ed: dict[str, Any], mock_clock: MockClock
 ) -> None:
     async with run_key_server(es) as server, run_key_set(server) as keys:
@@ -128,7 +128,7 @@ async def test_an_unknown_id_asks_again_once_a_minute(
         assert server.asked == 2
 
 
-async def test_many_that_ask_at_once_ask_once(es: dict[str, Any], mock_clock: MockClock) -> None:
+async def test_concurrent_lookups_fetch_once(es: dict[str, Any], mock_clock: MockClock) -> None:
     async with run_key_server() as server, run_key_set(server) as keys:
         assert await found(keys, "es") == []
         mock_clock.jump(PAUSE)
@@ -145,13 +145,13 @@ async def test_many_that_ask_at_once_ask_once(es: dict[str, Any], mock_clock: Mo
             for scope in scopes:
                 nursery.start_soon(ask, scope)
             await wait_all_tasks_blocked()
-            scopes[0].cancel()  # the one that asked first may go: the others get their answer
+            scopes[0].cancel()  # the first to ask may be cancelled: the others still get the answer
             server.open.set()
         assert answers == [["ES256"]] * 4
         assert server.asked == 2
 
 
-async def test_keys_are_read_again_after_a_while(
+async def test_keys_are_fetched_again_after_a_while(
     es: dict[str, Any], ed: dict[str, Any], mock_clock: MockClock
 ) -> None:
     async with run_key_server(es) as server, run_key_set(server) as keys:
@@ -175,7 +175,7 @@ DOWN: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("how", DOWN)
-async def test_old_keys_stay_while_there_are_no_new_ones(
+async def test_old_keys_are_kept_while_the_url_fails(
     es: dict[str, Any],
     how: dict[str, Any],
     mock_clock: MockClock,
@@ -190,7 +190,7 @@ async def test_old_keys_stay_while_there_are_no_new_ones(
             assert await found(keys, "x") == []
         assert await found(keys, "es") == ["ES256"]
         assert server.asked == 3
-        assert len(caplog.records) == 1  # said once
+        assert len(caplog.records) == 1  # logged once
         assert server.url not in caplog.text
         vars(server).update(status="200 OK", body=None)
         mock_clock.jump(PAUSE)
@@ -198,12 +198,12 @@ async def test_old_keys_stay_while_there_are_no_new_ones(
         assert "can be read again" in caplog.text
 
 
-async def test_a_set_that_is_not_there_yet_comes_later(
+async def test_missing_key_set_is_fetched_later(
     es: dict[str, Any], mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with run_key_server(es) as server:
         with trio.socket.socket() as probe:
-            await probe.bind(("127.0.0.1", 0))  # nobody listens there
+            await probe.bind(("127.0.0.1", 0))  # nothing listens there
             real, server.url = server.url, f"http://127.0.0.1:{probe.getsockname()[1]}"
             async with run_key_set(server) as keys:
                 assert await found(keys, "es") == []
@@ -213,7 +213,7 @@ async def test_a_set_that_is_not_there_yet_comes_later(
                 assert await found(keys, "es") == ["ES256"]
 
 
-async def test_a_url_that_does_not_answer_is_given_up(
+async def test_unresponsive_url_times_out(
     es: dict[str, Any], mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with run_key_server(es) as server:

@@ -1,7 +1,7 @@
-"""Leaving, however it happens: the others hear of it, once, in order; and nothing stays behind.
+"""Leaving, however it happens: the others hear of it once and in order, and nothing remains.
 
-First "broadcast stopped", then "left". The clients of all dialects are in one
-room, and each hears it in its own words.
+First "broadcast stopped", then "left". The clients of all dialects are in one room, and each
+receives it in its own dialect.
 """
 
 import gc
@@ -46,12 +46,12 @@ class Witness:
         self.family = family
 
     async def sees_coming(self, type_: str) -> str | None:
-        """Wait until it has heard this; of whom it was."""
+        """Wait for this message; return the id in it."""
         message = await self.client.wait_for(type_)
         return message[self.family.who] if self.family.who else None
 
     async def sees_leaving(self, who: str | None, *, live: bool = True, cause: str = "") -> None:
-        """Hear of it next, of nothing else, and once; `mesh` also why."""
+        """Next it hears the peer leave, once, and nothing else; `mesh` also hears the cause."""
         fields = {self.family.who: who} if self.family.who else {}
         if live:
             await self.client.expect(self.family.stopped, **fields)
@@ -63,7 +63,7 @@ class Witness:
 
 @asynccontextmanager
 async def open_witnesses(service: Service, *dialects: str) -> AsyncIterator[list[Witness]]:
-    """A member for each of the dialects, that has heard of those after it."""
+    """A member for each dialect; each has seen the later ones join."""
     async with AsyncExitStack() as stack:
         witnesses: list[Witness] = []
         for number, dialect in enumerate(dialects):
@@ -78,7 +78,7 @@ async def open_witnesses(service: Service, *dialects: str) -> AsyncIterator[list
 async def go_live_before(
     witnesses: Iterable[Witness], leaver: RawClient, dialect: str, name: str = "ann"
 ) -> list[str | None]:
-    """Enter and go live, seen by all; whom each of them takes it for."""
+    """Join and go live, seen by all; return the id by which each witness knows the peer."""
     family = FAMILIES[dialect]
     await family.upgrade(leaver, name)
     seen = [await witness.sees_coming(witness.family.joined) for witness in witnesses]
@@ -89,11 +89,11 @@ async def go_live_before(
     return seen
 
 
-# Whichever way
+# In every way
 
 
 async def _half_close(client: RawClient) -> None:
-    """It ends its side only: it could still read, and will not."""
+    """It ends only its own side: it could still read, but does not."""
     await client.half_close()
 
 
@@ -129,9 +129,7 @@ ALL_WAYS = WAYS | {
 
 @pytest.mark.parametrize("dialect", FAMILIES)
 @pytest.mark.parametrize("way", ALL_WAYS.values(), ids=ALL_WAYS)
-async def test_the_others_hear_of_it_once_and_in_order(
-    serve: Serve, dialect: str, way: Way
-) -> None:
+async def test_leaving_is_announced_once_and_in_order(serve: Serve, dialect: str, way: Way) -> None:
     async with (
         serve(**way.settings) as service,
         open_witnesses(service, *FAMILIES) as witnesses,
@@ -145,7 +143,7 @@ async def test_the_others_hear_of_it_once_and_in_order(
             await witness.sees_leaving(who, cause=way.cause)
         for witness in witnesses:
             await witness.client.expect_nothing()
-        # One that was not live has only left.
+        # A peer that was not live only leaves.
         await family.upgrade(bea, "bea")
         seen = [await witness.sees_coming(witness.family.joined) for witness in witnesses]
         await way.leave(bea)
@@ -155,7 +153,7 @@ async def test_the_others_hear_of_it_once_and_in_order(
 
 
 async def check_newcomer(service: Service, family: Family, *, others: int) -> None:
-    """Whoever comes late finds these others, and is told next that nobody is live."""
+    """A late joiner finds these members, and nobody live."""
     async with open_member(service, family, "cleo") as cleo:
         assert family.count(cleo.log[-1]) == others + 1
         told = {message["type"] for message in (*cleo.log, *await cleo.settle())}
@@ -163,7 +161,9 @@ async def check_newcomer(service: Service, family: Family, *, others: int) -> No
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_one_that_was_not_live_has_only_left(service: Service, dialect: str) -> None:
+async def test_leaving_without_a_broadcast_announces_no_stop(
+    service: Service, dialect: str
+) -> None:
     async with (
         open_witnesses(service, *FAMILIES) as witnesses,
         open_raw(service.base) as ann,
@@ -177,7 +177,9 @@ async def test_one_that_was_not_live_has_only_left(service: Service, dialect: st
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_two_that_leave_at_once_are_told_apart(service: Service, dialect: str) -> None:
+async def test_simultaneous_departures_are_announced_separately(
+    service: Service, dialect: str
+) -> None:
     other = "mesh" if dialect != "mesh" else "room"
     async with (
         open_witnesses(service, "room", "live", "mesh") as witnesses,
@@ -198,9 +200,7 @@ async def test_two_that_leave_at_once_are_told_apart(service: Service, dialect: 
 
 
 @pytest.mark.parametrize("dialect", ["room", "live"])
-async def test_tabs_that_are_closed_at_once_are_one_that_leaves(
-    service: Service, dialect: str
-) -> None:
+async def test_closing_all_tabs_announces_one_departure(service: Service, dialect: str) -> None:
     async with open_witnesses(service, *FAMILIES) as witnesses, AsyncExitStack() as stack:
         room, live, stream, mesh = witnesses
         tabs = [await stack.enter_async_context(open_raw(service.base)) for _ in range(5)]
@@ -221,24 +221,24 @@ async def test_tabs_that_are_closed_at_once_are_one_that_leaves(
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_the_last_one_leaves_an_empty_room(service: Service, dialect: str) -> None:
+async def test_last_peer_leaves_an_empty_room(service: Service, dialect: str) -> None:
     for _ in range(3):
         async with open_raw(service.base) as ann:
             await FAMILIES[dialect].upgrade(ann, "ann")
             await ann.say(FAMILIES[dialect].go_live)
             await ann.send(client_close(1000))
             await ann.expect_close(1000)
-        # A newcomer finds nobody, and nobody live.
+        # A late joiner finds no members, and nobody live.
         async with open_witnesses(service, "mesh") as (witness,):
             assert witness.client.log[-1] == {"type": "users_in_room", "users": []}
             await witness.client.expect_nothing()
 
 
-# One that reads nothing
+# A client that reads nothing
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_one_that_does_not_read_is_closed_and_the_others_hear_everything(
+async def test_client_that_does_not_read_is_closed_and_others_miss_nothing(
     serve: Serve, dialect: str
 ) -> None:
     family = FAMILIES[dialect]
@@ -254,7 +254,7 @@ async def test_one_that_does_not_read_is_closed_and_the_others_hear_everything(
         while family.left not in types(listener.log):
             said += 1
             assert said < 2000
-            # Nobody waits for the one that does not read.
+            # Nobody waits for the client that does not read.
             with trio.fail_after(PATIENCE):
                 await talker.send_json(family.chatter(f"{said} {'x' * 10_000}"))
                 if family.all_hear_chatter:
@@ -264,14 +264,14 @@ async def test_one_that_does_not_read_is_closed_and_the_others_hear_everything(
         heard = types(listener.log)
         assert heard.count("message") == (said if family.all_hear_chatter else 0)
         assert [type_ for type_ in heard if type_ != "message"] == [family.stopped, family.left]
-        # What it did get are whole frames, and behind them is the reason.
+        # It received complete frames, followed by the reason.
         await ann.expect_close(1013, "Reads too slowly")
 
 
-async def test_all_hear_of_a_crowd_that_leaves_at_once_unread(
+async def test_simultaneous_departures_with_full_sockets_are_announced(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To each that leaves something is told while it does so, and its socket is full."""
+    """Each departing client is sent messages while it leaves, and its socket is full."""
 
     async def open_narrow_sockets(settings: Settings) -> list[socket.socket]:
         sockets = await open_sockets(settings)
@@ -301,17 +301,17 @@ def types(messages: Iterable[Message]) -> list[str]:
     return [message["type"] for message in messages]
 
 
-# Errors of our own
+# Server errors
 
 
 def replace_dialect(monkeypatch: pytest.MonkeyPatch, name: str, **methods: Any) -> None:
-    """Put a subclass of a dialect in its place."""
+    """Replace a dialect by a subclass of it."""
     base = DIALECTS[name]
     monkeypatch.setitem(DIALECTS, name, type(f"Failing{base.__name__}", (base,), methods))
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_an_error_on_what_it_says_ends_the_one_that_said_it(
+async def test_error_in_a_message_closes_only_its_sender(
     service: Service,
     dialect: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -335,15 +335,15 @@ async def test_an_error_on_what_it_says_ends_the_one_that_said_it(
         for witness, who in zip(witnesses, seen, strict=True):
             await witness.sees_leaving(who)
         await ann.expect_close(1011, "Internal error")
-        # The next one is welcome.
+        # The next client is served.
         await go_live_before(witnesses, bob, dialect, "bob")
-    # A machine that is slow may have more to say, but of nothing else that failed.
+    # A slow machine may log more, but no other exception.
     (error,) = [record.exc_info for record in caplog.get_records("call") if record.exc_info]
     assert str(error[1]) == "it exploded"
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_an_error_in_telling_it_something_ends_the_one_that_was_to_hear_it(
+async def test_error_in_encoding_closes_only_the_receiver(
     service: Service,
     dialect: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -367,13 +367,13 @@ async def test_an_error_in_telling_it_something_ends_the_one_that_was_to_hear_it
         for witness, who in zip(witnesses, seen, strict=True):
             await witness.sees_leaving(who)
         await ann.expect_close(1011, "Internal error")
-    # A machine that is slow may have more to say, but of nothing else that failed.
+    # A slow machine may log more, but no other exception.
     (error,) = [record.exc_info for record in caplog.get_records("call") if record.exc_info]
     assert str(error[1]) == "it exploded"
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_a_dialect_without_words_cannot_keep_the_others_from_hearing(
+async def test_failing_dialect_does_not_affect_the_others(
     service: Service,
     dialect: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -395,19 +395,19 @@ async def test_a_dialect_without_words_cannot_keep_the_others_from_hearing(
 # The server stops
 
 
-async def be_sent_away(client: Client) -> None:
+async def expect_going_away(client: Client) -> None:
     await client.expect_close(1001, "Server going away")
     client.reset()
 
 
 @pytest.mark.parametrize("dialect", FAMILIES)
-async def test_all_are_told_that_the_server_stops(
+async def test_stopping_server_closes_all_clients(
     serve: Serve, dialect: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     family = FAMILIES[dialect]
     path = family.path.format(name="ann")
     async with trio.open_nursery() as nursery, serve() as service:
-        # Also if they are tabs of one user.
+        # Even if they are tabs of one user.
         tabs = []
         for number in range(10):
             tab = await open_client(nursery, service.base, path)
@@ -416,16 +416,16 @@ async def test_all_are_told_that_the_server_stops(
                 await tab.send_json(message)
             await tab.wait_for(family.entered)
             await tab.send_json(family.go_live)
-        # The others have been silent since the next one came.
+        # Each tab but the last has sent nothing since the next one connected.
         await settle(tabs[-1])
         for tab in tabs:
-            nursery.start_soon(be_sent_away, tab)
+            nursery.start_soon(expect_going_away, tab)
     assert [record for record in caplog.get_records("call") if record.levelname == "ERROR"] == []
 
 
 @asynccontextmanager
 async def open_process(**env: str) -> AsyncIterator[tuple[trio.Process, Service]]:
-    """The server as a program of its own."""
+    """The server in a process of its own."""
     command = [sys.executable, "-m", "trio_signal", "serve", "--port", "0"]
     environment = {name: value for name, value in os.environ.items() if "TRIO_SIGNAL" not in name}
     async with trio.open_nursery() as nursery:
@@ -449,7 +449,7 @@ async def open_process(**env: str) -> AsyncIterator[tuple[trio.Process, Service]
         nursery.cancel_scope.cancel()
 
 
-async def test_the_server_stops_in_its_time_also_if_goodbyes_take_longer(
+async def test_drain_time_limits_slow_closing_handshakes(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_signal.connection._GOODBYE", PATIENCE * 2)
@@ -465,7 +465,7 @@ async def test_the_server_stops_in_its_time_also_if_goodbyes_take_longer(
     [(signal.SIGTERM, PATIENCE * 2), (signal.SIGINT, PATIENCE * 2), (signal.SIGTERM, 0.4)],
     ids=["SIGTERM", "SIGINT", "SIGTERM with little time"],
 )
-async def test_the_server_stops_in_time_whatever_its_clients_do(
+async def test_server_stops_in_time_whatever_its_clients_do(
     number: signal.Signals, drain: float
 ) -> None:
     async with (
@@ -482,12 +482,12 @@ async def test_the_server_stops_in_time_whatever_its_clients_do(
         for witness in witnesses:
             await witness.client.send_json(witness.family.go_live)
         await FAMILIES["room"].upgrade(stalled, "stalled")
-        # More than the kernel takes, so that some of it waits in the server.
+        # More than the kernel buffers, so that some of it waits in the server.
         for _ in range(60):
             await witnesses[0].client.send("message", content="x" * 100_000)
         await settle(*(witness.client for witness in witnesses))
-        # One that does not take part in the closing handshake, one that is within its
-        # request, one between two requests.
+        # One client ignores the closing handshake, one is in the middle of its request, one is
+        # between two requests.
         await FAMILIES["room"].upgrade(silent, "silent")
         await slow.send(upgrade_head("/ws/r")[:-2])
         await idle.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -506,7 +506,7 @@ async def test_the_server_stops_in_time_whatever_its_clients_do(
 
 
 def check_order(witness: Witness, heard: Iterable[Message]) -> None:
-    """Of those that were closed before it, it heard once and in order."""
+    """It heard of each client that was closed earlier, once and in order."""
     family = witness.family
     if family.who is None:
         return
@@ -519,14 +519,14 @@ def check_order(witness: Witness, heard: Iterable[Message]) -> None:
         assert types_ == ([family.stopped, family.left] if live else [family.left])
 
 
-# Nothing stays behind
+# Nothing remains
 
 OURS = (Session, Connection, Outbox, FrameParser, Room, *DIALECTS.values())
 TRIOS = (trio.Nursery, trio.lowlevel.Task)
 
 
 def take_census() -> Counter[str]:
-    """What there is in this process of things that come with connections."""
+    """Count the objects in this process that come with connections."""
     gc.collect()
     objects = gc.get_objects()
     census = Counter(type(thing).__name__ for thing in objects if isinstance(thing, OURS + TRIOS))
@@ -545,11 +545,11 @@ LEAVE = [way.leave for way in ALL_WAYS.values() if not way.settings]
 
 
 async def come_and_go(base: str, number: int, name: str) -> None:
-    """One of many visits, each different from the last."""
+    """One of many visits, each different from the previous one."""
     dialect = list(FAMILIES.values())[number % 4]
     leave = LEAVE[number // 4 % len(LEAVE)]
     async with open_raw(base) as client:
-        if number % 10 == 9:  # nor do those leave anything that never come in
+        if number % 10 == 9:  # clients that never join must leave nothing either
             await client.send(upgrade_head("/ws/r/ann")[: number % 150])
             return
         await dialect.upgrade(client, name)
@@ -569,7 +569,7 @@ async def come_and_go_often(base: str, visits: int, *, visitors: int = 20) -> No
 
 
 async def wait_until_gone(census: Counter[str]) -> None:
-    """Whoever takes a census holds up all others: it is taken when the tasks are gone."""
+    """Taking a census blocks everything else, so wait first until the tasks are gone."""
     root = trio.lowlevel.current_root_task()
     with trio.move_on_after(PATIENCE):
         while count_tasks(root) > census["tasks"]:  # noqa: ASYNC110  there is no event
@@ -589,25 +589,25 @@ def _traced() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_traced")
-async def test_hundreds_of_visits_leave_the_process_as_it_was(service: Service) -> None:
+async def test_hundreds_of_visits_leave_no_objects_behind(service: Service) -> None:
     before = take_census()
-    # What is made once, for the first of its kind, is not left behind: caches and pools.
+    # Caches and pools, which are created once for the first of their kind, do not count.
     await come_and_go_often(service.base, VISITS // 2)
     await wait_until_gone(before)
     warm, _ = tracemalloc.get_traced_memory()
     await come_and_go_often(service.base, VISITS)
     await wait_until_gone(before)
     after, _ = tracemalloc.get_traced_memory()
-    # What the servers did when it began, such as asking their database, may be over.
+    # What the servers did at the start, such as a database query, may have ended since.
     assert not take_census() - before
-    # Trio keeps some deadlines that are over, with their scopes: 160 bytes each.
-    # A connection has several thousand bytes, and an entry in a dict, its key and value
-    # more than 200, which for each visit is more than this.
+    # Trio keeps some expired deadlines with their scopes: 160 bytes each. A connection takes
+    # several thousand bytes, and one dict entry with its key and value more than 200; a leak of
+    # either in each visit would exceed this limit.
     assert after - warm < 200 * VISITS
 
 
-async def test_a_connection_that_has_ended_is_freed_at_once(serve: Serve) -> None:
-    """It is no cycle: the collector looks at what has lived for long only now and then."""
+async def test_ended_connection_is_freed_at_once(serve: Serve) -> None:
+    """It is in no reference cycle: the collector looks at long-lived objects only rarely."""
     gc.collect()
     gc.disable()
     try:
@@ -623,11 +623,11 @@ async def test_a_connection_that_has_ended_is_freed_at_once(serve: Serve) -> Non
         gc.enable()
 
 
-#: A request that is not complete, and so holds up whoever waits for its answer.
+#: An incomplete request, which blocks whoever waits for its answer.
 _UNFINISHED = b"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
 
 
-async def test_a_second_sigterm_changes_nothing() -> None:
+async def test_second_sigterm_changes_nothing() -> None:
     async with (
         open_process(TRIO_SIGNAL_DRAIN="3") as (process, service),
         open_witnesses(service, *FAMILIES) as witnesses,
@@ -643,7 +643,7 @@ async def test_a_second_sigterm_changes_nothing() -> None:
             assert await process.wait() == 0
 
 
-async def test_a_second_sigint_stops_at_once() -> None:
+async def test_second_sigint_stops_at_once() -> None:
     async with (
         open_process(TRIO_SIGNAL_DRAIN="1000") as (process, service),
         open_raw(service.base) as slow,

@@ -1,4 +1,4 @@
-"""What is not let in, held back or ended; each limit with small numbers, on real sockets."""
+"""Who is refused, slowed down or closed; each limit with small numbers, on real sockets."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -43,18 +43,18 @@ ANN, BOB = "192.0.2.1", "192.0.2.2"
 ASK, ANSWER = client_text({"type": "keep_alive"}), "ping"
 
 
-# Whose connection it is
+# Client addresses
 
 ADDRESSES: list[tuple[str, list[str], int, str]] = [
     # (the TCP peer, X-Forwarded-For, trusted proxies, the client)
     (ANN, [], 0, ANN),
-    (ANN, [BOB], 0, ANN),  # anybody can write a header
+    (ANN, [BOB], 0, ANN),  # anybody can send this header
     (ANN, [BOB], 1, BOB),
-    (ANN, [f"10.0.0.1, {BOB}"], 1, BOB),  # the first was there when the proxy got it
+    (ANN, [f"10.0.0.1, {BOB}"], 1, BOB),  # the proxy received the first entry
     (ANN, ["10.0.0.1", BOB], 1, BOB),
     (ANN, [BOB, "10.0.0.9"], 2, BOB),
     (ANN, [f"10.0.0.1,{BOB},10.0.0.9"], 2, BOB),
-    (ANN, [BOB], 3, BOB),  # fewer proxies than there may be
+    (ANN, [BOB], 3, BOB),  # fewer proxies than allowed
     (ANN, [], 2, ANN),
     (ANN, [""], 1, ANN),
     (ANN, [" , ,"], 1, ANN),
@@ -74,19 +74,17 @@ ADDRESSES: list[tuple[str, list[str], int, str]] = [
     (f"::ffff:{ANN}", [], 0, ANN),
     ("2001:db8::1", [], 0, "2001:db8::1"),
     ("fe80::1%eth0", [], 0, "fe80::1"),
-    ("", [], 0, ""),  # nobody knows
+    ("", [], 0, ""),  # unknown address
 ]
 
 
 @pytest.mark.parametrize(("peer", "forwarded", "proxies", "client"), ADDRESSES)
-def test_the_address_of_a_client(
-    peer: str, forwarded: list[str], proxies: int, client: str
-) -> None:
+def test_client_address(peer: str, forwarded: list[str], proxies: int, client: str) -> None:
     assert client_address(peer, forwarded, proxies) == client
 
 
 @given(st.lists(st.text()), st.integers(1, 3))
-def test_what_a_client_writes_does_not_change_its_address(forged: list[str], proxies: int) -> None:
+def test_forged_header_does_not_change_the_address(forged: list[str], proxies: int) -> None:
     behind = [BOB, "10.0.0.8", "10.0.0.9"][:proxies]
     assert client_address(ANN, [*forged, *behind], proxies) == BOB
     assert client_address(ANN, [", ".join([*forged, *behind])], proxies) == BOB
@@ -105,14 +103,14 @@ def test_what_a_client_writes_does_not_change_its_address(forged: list[str], pro
         ("no:address", "no:address"),
     ],
 )
-def test_what_counts_as_one_address(address: str, network: str) -> None:
+def test_network_of_an_address(address: str, network: str) -> None:
     assert network_of(address) == network
 
 
 # Counting
 
 
-def test_a_tally_begins_anew_after_its_period() -> None:
+def test_rate_counter_resets_after_its_period() -> None:
     tally = RateCounter(2, 60)
     for now in (100, 110):
         assert tally.wait(ANN, now) == 0
@@ -126,36 +124,36 @@ def test_a_tally_begins_anew_after_its_period() -> None:
     assert len(tally) == 1
 
 
-def test_a_penalty_counts_from_the_last_time() -> None:
+def test_penalty_lasts_from_the_last_failure() -> None:
     tally = RateCounter(3, 300, penalty=True)
     for now in (0, 100, 299):
         assert tally.wait(ANN, now) == 0
         tally.count(ANN, now)
     assert tally.wait(ANN, 299) == 300
-    tally.count(ANN, 400)  # by a connection that was there before
+    tally.count(ANN, 400)  # by a connection that was already open
     assert tally.wait(ANN, 598) == 1
     assert tally.wait(ANN, 599) == 0
     tally.count(ANN, 599)
     assert tally.wait(ANN, 599) == 0
 
 
-def test_what_is_over_is_forgotten() -> None:
+def test_expired_counts_are_forgotten() -> None:
     tally = RateCounter(1, 60)
     for number in range(1000):
         tally.count(f"10.0.{number // 256}.{number % 256}", now=number)
     assert len(tally) <= 61
 
 
-def test_no_number_of_addresses_takes_more_memory() -> None:
+def test_number_of_counted_addresses_is_bounded() -> None:
     tally = RateCounter(1, 60)
     for number in range(MAX_ADDRESSES + 1000):
         tally.count(f"{number}", now=0)
     assert len(tally) == MAX_ADDRESSES
-    assert tally.wait("999", now=1) == 0  # it would have been forgiven first
+    assert tally.wait("999", now=1) == 0  # the one that would have expired first
     assert tally.wait("1000", now=1) == 59
 
 
-async def test_places_are_given_back_whatever_happens() -> None:
+async def test_places_are_released_after_an_error() -> None:
     limits = Limits(settings(max_connections=1, max_unauthenticated=1))
 
     def fail() -> None:
@@ -182,7 +180,7 @@ async def test_places_are_given_back_whatever_happens() -> None:
 
 
 async def ask(service: Service, path: str = "/ws/r/ann", **headers: str | None) -> Answer:
-    """The answer to an upgrade; the connection is closed again."""
+    """The response to an upgrade; the connection is then closed."""
     async with open_raw(service.base) as client:
         await client.send(upgrade_head(path, **headers))
         return await client.receive_head()
@@ -217,7 +215,7 @@ class Door(NamedTuple):
     reason: Reason
     status: int
     given: dict[str, int]
-    #: How many get in, and how each asks.
+    #: How many are admitted, and the path that each requests.
     most: int
     path: str = "/ws/r/ann"
 
@@ -231,14 +229,14 @@ DOORS = [
 
 
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.reason.name.lower())
-async def test_one_too_many_is_refused_with_a_reason(serve: Serve, door: Door) -> None:
+async def test_connection_over_the_limit_is_refused_with_a_reason(serve: Serve, door: Door) -> None:
     async with serve(**door.given) as service, visitors(service, door.most, door.path) as all_:
         answer = await ask(service, door.path)
         assert answer.status == door.status
         assert answer.headers["content-type"].startswith("text/plain")
         assert 1 <= int(answer.headers["retry-after"]) <= 60
         assert await refused(service, door.reason) == 1
-        for client in all_:  # those who are in notice nothing
+        for client in all_:  # the admitted clients notice nothing
             await client.send(client_frame(PING))
             await client.receive_until(lambda frame: frame.opcode == PONG)
 
@@ -249,7 +247,7 @@ async def test_one_too_many_is_refused_with_a_reason(serve: Serve, door: Door) -
     ids=lambda door: door.reason.name.lower(),
 )
 @pytest.mark.parametrize("how", ["close", "half close", "reset"])
-async def test_who_leaves_makes_room(serve: Serve, door: Door, how: str) -> None:
+async def test_leaving_client_makes_room(serve: Serve, door: Door, how: str) -> None:
     async with (
         serve(**door.given) as service,
         visitors(service, door.most, door.path) as clients,
@@ -270,15 +268,15 @@ async def test_who_leaves_makes_room(serve: Serve, door: Door, how: str) -> None
 
 
 async def wait_until_admitted(service: Service, path: str) -> None:
-    """A reset has no answer by which to know that the server has seen it."""
+    """No response shows when the server has seen a reset."""
     with trio.fail_after(PATIENCE):
         while (await ask(service, path)).status != 101:  # noqa: ASYNC110  there is no event
             await trio.sleep(0.01)
 
 
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.reason.name.lower())
-async def test_a_burst_does_not_get_past(serve: Serve, door: Door) -> None:
-    """All ask at once, and none of them leaves."""
+async def test_burst_cannot_exceed_the_limit(serve: Serve, door: Door) -> None:
+    """All connect at once, and none of them leaves."""
     statuses: list[int] = []
 
     async def knock() -> None:
@@ -293,7 +291,7 @@ async def test_a_burst_does_not_get_past(serve: Serve, door: Door) -> None:
         assert sorted(statuses) == [101] * door.most + [door.status] * (20 - door.most)
 
 
-async def test_who_has_said_who_it_is_counts_no_longer(serve: Serve) -> None:
+async def test_authenticated_client_frees_its_unauthenticated_place(serve: Serve) -> None:
     async with serve(max_unauthenticated=1) as service, AsyncExitStack() as stack:
         for _ in range(3):
             client = await stack.enter_async_context(open_raw(service.base))
@@ -308,7 +306,7 @@ async def test_who_has_said_who_it_is_counts_no_longer(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("proxies", [0, 1, 2])
-async def test_each_client_behind_proxies_is_counted_for_itself(serve: Serve, proxies: int) -> None:
+async def test_clients_behind_proxies_are_counted_separately(serve: Serve, proxies: int) -> None:
     async with (
         serve(trusted_proxies=proxies, max_connections_per_ip=1) as service,
         AsyncExitStack() as stack,
@@ -336,7 +334,7 @@ GUESSES: dict[str, Callable[[RawClient], object]] = {
 
 
 @pytest.mark.parametrize("path", GUESSES)
-async def test_who_fails_to_authenticate_too_often_is_refused(serve: Serve, path: str) -> None:
+async def test_too_many_failed_authentications_are_refused(serve: Serve, path: str) -> None:
     token = make_token("ann")
     async with (
         serve(auth_failures_per_ip=3, trusted_proxies=1, jwt_secret=SECRET) as service,
@@ -350,7 +348,7 @@ async def test_who_fails_to_authenticate_too_often_is_refused(serve: Serve, path
                 await GUESSES[path](eva)  # type: ignore[misc]
                 assert (await eva.receive_until(lambda frame: frame.opcode == 8)).close_code
         async with open_raw(service.base) as eva:
-            if path == "/ws/r":  # it says who it is only now
+            if path == "/ws/r":  # it authenticates only now
                 await eva.upgrade(path, X_Forwarded_For="198.51.100.1")
                 await GUESSES[path](eva)  # type: ignore[misc]
                 assert (await eva.receive_until(lambda frame: frame.opcode == 8)).close_code
@@ -362,7 +360,7 @@ async def test_who_fails_to_authenticate_too_often_is_refused(serve: Serve, path
                     assert 290 <= int(answer.headers["retry-after"]) <= 300
                 assert await refused(service, Reason.AUTHENTICATION) == 3
                 assert await refused(service, Reason.AUTH_FAILURES_PER_IP) == 2
-        # A neighbour may, and who was there before stays.
+        # Another address is admitted, and the earlier connection stays.
         assert (await ask(service, X_Forwarded_For="198.51.100.2")).status == 101
         await ann.send(ASK)
         await ann.wait_for(ANSWER)
@@ -373,7 +371,7 @@ def with_token(path: str, token: str) -> str:
 
 
 @pytest.mark.parametrize("way", ["query", "header", "subprotocol", "cookie", "message"])
-async def test_a_token_that_verifies_is_let_in_where_others_failed(serve: Serve, way: str) -> None:
+async def test_valid_token_is_admitted_despite_failures(serve: Serve, way: str) -> None:
     token = make_token("ann")
     async with serve(auth_failures_per_ip=2, jwt_secret=SECRET) as service:
         async with httpx.AsyncClient(base_url=f"http://{service.base}") as http:
@@ -410,7 +408,7 @@ async def test_a_token_that_verifies_is_let_in_where_others_failed(serve: Serve,
             assert (await ask(service, path, **headers)).status == status
 
 
-async def test_a_token_that_verifies_does_not_lift_the_limit_of_connects(serve: Serve) -> None:
+async def test_valid_token_does_not_lift_the_connect_limit(serve: Serve) -> None:
     given = {"auth_failures_per_ip": 1, "connects_per_ip_per_minute": 5, "jwt_secret": SECRET}
     async with serve(**given) as service:
         good, bad = with_token("/ws/r/ann", make_token("ann")), with_token("/ws/r/ann", "x")
@@ -423,24 +421,24 @@ async def test_a_token_that_verifies_does_not_lift_the_limit_of_connects(serve: 
         assert await refused(service, Reason.CONNECTS_PER_IP) == 1
 
 
-async def test_who_says_nothing_is_sent_away(serve: Serve) -> None:
+async def test_silent_unauthenticated_client_is_closed(serve: Serve) -> None:
     async with serve(auth_timeout=0.05) as service, open_raw(service.base) as client:
         await client.upgrade("/ws/r")
         await client.expect_close(1008, "Authentication timeout")
         assert await refused(service, Reason.AUTHENTICATION_TIMEOUT) == 1
 
 
-# How often a client may say something
+# Message rate
 
 
-async def test_a_burst_is_read_at_once_and_the_rest_waits(serve: Serve) -> None:
+async def test_burst_is_read_at_once_and_the_rest_delayed(serve: Serve) -> None:
     async with (
         serve(messages_per_second=20, message_burst=10) as service,
         open_raw(service.base) as client,
     ):
         await client.upgrade("/ws/r/ann")
         began = trio.current_time()
-        # One after the other, so that one read does not bring more than one.
+        # One after the other, so that one read never returns more than one message.
         for _ in range(30):
             await client.send(ASK)
             await client.wait_for(ANSWER)
@@ -449,8 +447,8 @@ async def test_a_burst_is_read_at_once_and_the_rest_waits(serve: Serve) -> None:
         await client.expect_close(1000)
 
 
-async def test_what_waits_is_not_lost(serve: Serve) -> None:
-    """As a broadcaster greets its viewers: more than a burst, and then nothing."""
+async def test_delayed_messages_are_not_lost(serve: Serve) -> None:
+    """As when a broadcaster greets its viewers: more than a burst, and then nothing."""
     async with (
         serve(messages_per_second=500, message_burst=50) as service,
         open_raw(service.base) as client,
@@ -473,7 +471,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-async def test_who_never_lets_up_is_closed(
+async def test_constant_flood_is_closed(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, flood: str
 ) -> None:
     monkeypatch.setattr("trio_signal.connection.MAX_PRESSING", 0.3)
@@ -495,8 +493,8 @@ async def test_who_never_lets_up_is_closed(
         assert metrics['trio_signal_closed_total{code="1008"}'] == 1
 
 
-async def test_what_others_hear_is_paid_for(serve: Serve) -> None:
-    """Twenty messages to fifty peers are forty tokens, and more."""
+async def test_fan_out_is_charged_to_the_sender(serve: Serve) -> None:
+    """Twenty messages to fifty peers cost more than forty tokens."""
     async with (
         serve(messages_per_second=40, message_burst=10) as service,
         visitors(service, 50) as others,
@@ -508,12 +506,12 @@ async def test_what_others_hear_is_paid_for(serve: Serve) -> None:
             await ann.say({"type": "message", "content": str(number)})
             while (await ann.wait_for("message"))["content"] != str(number):
                 pass
-        # Each but the first waits until what the one before cost is there again.
+        # Each message but the first waits until the bucket has refilled for the previous one.
         assert trio.current_time() - began >= (19 * 2 - 10) / 40
 
 
-async def test_what_is_answered_is_paid_for(serve: Serve) -> None:
-    """A question of 42 bytes, of which each answer has 60 KB, and costs four tokens."""
+async def test_large_answers_are_charged_to_the_client(serve: Serve) -> None:
+    """A request of 42 bytes with an answer of 60 KB, which costs four tokens."""
     path = "/api/v1/ws/connect?user_id={:03}" + "x" * 240
     join = {"type": "join_room", "room_id": "r"}
     async with (
@@ -533,10 +531,10 @@ async def test_what_is_answered_is_paid_for(serve: Serve) -> None:
         assert trio.current_time() - began >= (9 * 4 - 10) / 20
 
 
-async def test_all_of_one_address_pay_together(
+async def test_connections_of_one_address_share_a_limit(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And who takes less than its share is served nevertheless, and not closed."""
+    """A connection that takes less than its share is still served, and not closed."""
     monkeypatch.setattr("trio_signal.connection.MAX_PRESSING", 0.5)
     limits = {"messages_per_ip_per_second": 50, "message_burst_per_ip": 20}
 
@@ -566,7 +564,7 @@ async def test_all_of_one_address_pay_together(
         assert await refused(service, Reason.MESSAGE_RATE) == 0
 
 
-async def test_one_byte_at_a_time_is_limited_too(serve: Serve) -> None:
+async def test_single_byte_reads_are_limited_too(serve: Serve) -> None:
     async with (
         serve(messages_per_second=1, message_burst=10) as service,
         open_raw(service.base) as client,
@@ -575,14 +573,14 @@ async def test_one_byte_at_a_time_is_limited_too(serve: Serve) -> None:
         began = trio.current_time()
         for byte in ASK:
             await client.send(bytes((byte,)))
-            # Also where a hundredth of a second is missing, for what it was told on joining.
+            # Even if a hundredth of a second is missing, because of the messages sent on joining.
             await trio.testing.wait_all_tasks_blocked(0.02)
         await client.wait_for(ANSWER)
-        # Ten reads were a burst; after the next one there was a second for the rest to come.
+        # Ten reads are a burst; after the next one, the rest had a second to arrive.
         assert trio.current_time() - began > 0.9
 
 
-async def test_who_is_held_back_and_pauses_is_not_closed(
+async def test_limited_client_that_pauses_is_not_closed(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_signal.connection.MAX_PRESSING", 0.2)
@@ -591,12 +589,12 @@ async def test_who_is_held_back_and_pauses_is_not_closed(
         open_raw(service.base) as client,
     ):
         await client.upgrade("/ws/r/ann")
-        for _ in range(20):  # for a second; after each there is nothing to read
+        for _ in range(20):  # for a second; after each message there is nothing to read
             await client.send(ASK)
             await client.wait_for(ANSWER)
 
 
-async def test_who_is_held_back_is_not_taken_for_dead(
+async def test_limited_client_is_not_considered_dead(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_signal.connection.MAX_PRESSING", 60)
@@ -621,7 +619,7 @@ async def test_who_is_held_back_is_not_taken_for_dead(
         await client.wait_for(ANSWER)
 
 
-async def test_the_room_hears_at_once_that_one_who_is_held_back_is_gone(serve: Serve) -> None:
+async def test_departure_of_a_limited_client_is_announced_at_once(serve: Serve) -> None:
     async with (
         serve(messages_per_second=0.1, message_burst=1) as service,
         service.connect("/ws/r/ann") as ann,
@@ -636,17 +634,17 @@ async def test_the_room_hears_at_once_that_one_who_is_held_back_is_gone(serve: S
         await ann.wait_for("user_left")
 
 
-# How much it may say and be
+# Sizes and counts
 
 
-async def test_a_message_that_is_too_big_is_counted(serve: Serve) -> None:
+async def test_oversized_message_is_counted(serve: Serve) -> None:
     async with serve(max_message_bytes=1024) as service, open_raw(service.base) as client:
         await client.upgrade("/ws/r/ann", client_frame(TEXT, b"x" * 1025))
         await client.expect_close(1009)
         assert await refused(service, Reason.MESSAGE_TOO_BIG) == 1
 
 
-async def test_nonsense_is_counted(serve: Serve) -> None:
+async def test_malformed_messages_are_counted(serve: Serve) -> None:
     async with serve() as service, open_raw(service.base) as client:
         await client.upgrade("/ws/r/ann", client_text("{"), client_text("[" * 5000))
         for _ in range(2):
@@ -671,7 +669,7 @@ ROOMS: dict[str, tuple[str, Callable[[str], dict[str, str]], str, dict[str, str]
 
 
 @pytest.mark.parametrize("dialect", ROOMS)
-async def test_a_connection_is_in_so_many_rooms_at_most(serve: Serve, dialect: str) -> None:
+async def test_rooms_per_connection_are_limited(serve: Serve, dialect: str) -> None:
     path, join, joined, error = ROOMS[dialect]
     async with serve(max_rooms_per_connection=2) as service, service.connect(path) as ann:
         for room in ("a", "b"):
@@ -680,7 +678,7 @@ async def test_a_connection_is_in_so_many_rooms_at_most(serve: Serve, dialect: s
         await ann.send_json(join("c"))
         await ann.wait_for("error", **error)
         assert await refused(service, Refusal.TOO_MANY_ROOMS) == 1
-        await ann.send_json(join("b"))  # it is there already
+        await ann.send_json(join("b"))  # it is in this room already
         await ann.wait_for(joined)
         if dialect == "live":
             await ann.send("leave_room", room_id="a")
@@ -694,7 +692,7 @@ LONG, TOO_LONG = "ü" * MAX_ID, "ü" * (MAX_ID + 1)
 @pytest.mark.parametrize(
     "path", ["/ws/{}/ann", "/ws/r/{}", "/ws/{}", "/api/v1/ws/connect?user_id={}"]
 )
-async def test_an_id_in_the_path_has_a_limit(service: Service, path: str) -> None:
+async def test_id_length_in_the_path_is_limited(service: Service, path: str) -> None:
     encoded = "%C3%BC"
     assert (await ask(service, path.format(encoded * MAX_ID))).status == 101
     replica = Service(service.bases[0])
@@ -724,7 +722,7 @@ async def test_an_id_in_the_path_has_a_limit(service: Service, path: str) -> Non
         ("/ws/r", {"type": "kick", "client_id": "?"}, {"code": "invalid_message"}),
     ],
 )
-async def test_an_id_in_a_message_has_a_limit(
+async def test_id_length_in_a_message_is_limited(
     service: Service, path: str, message: dict[str, object], error: dict[str, str]
 ) -> None:
     async with service.connect(path) as ann:
@@ -743,7 +741,7 @@ async def test_an_id_in_a_message_has_a_limit(
         assert "Invalid" not in str(said)
 
 
-async def test_an_id_in_a_request_has_a_limit(service: Service) -> None:
+async def test_id_length_in_a_request_is_limited(service: Service) -> None:
     async with httpx.AsyncClient(base_url=f"http://{service.base}") as http:
         for id_, path_status, body_status in ((LONG, 200, 200), (TOO_LONG, 400, 422)):
             join = await http.post(f"/rooms/{id_}/join", json={"user_id": "ann"})
@@ -753,10 +751,10 @@ async def test_an_id_in_a_request_has_a_limit(service: Service) -> None:
             assert join.status_code == body_status
 
 
-# Connections that are no WebSocket
+# Connections without WebSocket
 
 
-async def test_one_address_has_so_many_other_connections_at_most(serve: Serve) -> None:
+async def test_http_connections_per_address_are_limited(serve: Serve) -> None:
     async with serve(max_connections_per_ip=3) as service, AsyncExitStack() as stack:
         idle = [await stack.enter_async_context(open_raw(service.base)) for _ in range(3)]
         await idle[0].send(b"GET / HT")
@@ -766,7 +764,7 @@ async def test_one_address_has_so_many_other_connections_at_most(serve: Serve) -
             answer = await one_more.receive_answer()
             assert answer.status == 429
             assert int(answer.headers["retry-after"]) > 0
-        # One that becomes a WebSocket is none of those any more.
+        # A connection that becomes a WebSocket no longer counts as one of these.
         await idle[2].upgrade("/ws/r/ann")
         async with open_raw(service.base) as next_one:
             await next_one.send(
@@ -775,7 +773,7 @@ async def test_one_address_has_so_many_other_connections_at_most(serve: Serve) -
             assert (await next_one.receive_answer()).status == 200
 
 
-async def test_a_proxy_is_not_taken_for_one_client(serve: Serve) -> None:
+async def test_trusted_proxy_does_not_count_as_one_client(serve: Serve) -> None:
     async with (
         serve(max_connections_per_ip=1, trusted_proxies=1) as service,
         AsyncExitStack() as stack,
@@ -789,7 +787,7 @@ async def test_a_proxy_is_not_taken_for_one_client(serve: Serve) -> None:
 # Metrics
 
 
-async def test_each_refusal_has_its_label(serve: Serve) -> None:
+async def test_refusals_have_their_labels(serve: Serve) -> None:
     async with serve() as service:
         assert (await ask(service, Origin="https://evil.example")).status == 403
         assert (await ask(service, "/nowhere")).status == 404
@@ -812,7 +810,7 @@ async def test_each_refusal_has_its_label(serve: Serve) -> None:
         (client_frame(2), "1003"),
     ],
 )
-async def test_each_end_has_its_code(serve: Serve, said: bytes, code: str) -> None:
+async def test_closed_connections_are_counted_by_code(serve: Serve, said: bytes, code: str) -> None:
     async with serve() as service:
         async with open_raw(service.base) as client:
             await client.upgrade("/ws/r/ann", said)
@@ -822,7 +820,7 @@ async def test_each_end_has_its_code(serve: Serve, said: bytes, code: str) -> No
         assert ended == {f'trio_signal_closed_total{{code="{code}"}}'}
 
 
-async def test_one_that_breaks_off_has_a_code_as_well(serve: Serve) -> None:
+async def test_aborted_connection_is_counted_as_1006(serve: Serve) -> None:
     async with serve() as service:
         async with open_raw(service.base) as client:
             await client.upgrade("/ws/r/ann")
@@ -831,7 +829,7 @@ async def test_one_that_breaks_off_has_a_code_as_well(serve: Serve) -> None:
         assert (await read_metrics(service))['trio_signal_closed_total{code="1006"}'] == 1
 
 
-async def test_metrics_may_want_a_token(serve: Serve) -> None:
+async def test_metrics_may_require_a_token(serve: Serve) -> None:
     async with (
         serve(metrics_token="m" * 32) as service,
         httpx.AsyncClient(base_url=f"http://{service.base}") as http,
@@ -844,20 +842,20 @@ async def test_metrics_may_want_a_token(serve: Serve) -> None:
         assert answer.status_code == 200
 
 
-def test_what_has_been_done_is_charged_to_a_bucket() -> None:
+def test_charges_are_taken_from_a_bucket() -> None:
     buckets = Buckets(rate=2, burst=4)
     buckets.charge(ANN, 0, now=10)
-    assert len(buckets) == 0, "who owes nothing is not kept in mind"
+    assert len(buckets) == 0, "an address without debt is not stored"
     buckets.charge(ANN, 3, now=10)
     assert buckets.spend(ANN, now=10) == 0
     assert buckets.spend(ANN, now=10) == 0.5
     assert buckets.spend(BOB, now=10) == 0
     buckets.charge(ANN, 1_000_000, now=10)
-    assert buckets.spend(ANN, now=10) == 2.5, "never more than another burst is owed"
+    assert buckets.spend(ANN, now=10) == 2.5, "the debt is at most one more burst"
     assert buckets.spend(ANN, now=12.5) == 0
     buckets.charge(BOB, 0, now=20)
     assert len(buckets) == 0
 
 
-def test_a_session_without_a_connection_has_no_address() -> None:
+def test_session_without_connection_has_no_address() -> None:
     assert NoLease().address == ""

@@ -1,4 +1,4 @@
-"""One port for WebSocket and HTTP, seen by clients that do not behave."""
+"""One port for WebSocket and HTTP, tested with misbehaving clients."""
 
 import errno
 import os
@@ -27,17 +27,17 @@ from tests.raw import (
 from tests.test_leaving import open_process
 from trio_signal.listener import MAX_HEAD, _Shortages
 
-#: A connection is one server's.
+#: A connection concerns one server only.
 service = one_replica
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 KEEP_ALIVE = client_text({"type": "keep_alive"})
-#: Seconds in which a head must have come, in tests that wait for that.
+#: Seconds within which a head must arrive, in tests that wait for the timeout.
 HEAD_TIMEOUT = 0.5
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever clients do is no error of ours."""
+    """Nothing that clients do is a server error."""
     yield
     assert caplog.get_records("call") == []
 
@@ -49,7 +49,7 @@ def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def check_alive(service: Service) -> None:
-    """The server still serves both."""
+    """The server still serves both WebSocket and HTTP."""
     async with open_raw(service.base) as client:
         await client.send(GET)
         assert (await client.receive_answer()).status == 200
@@ -83,14 +83,14 @@ class Steps(trio.abc.Instrument):
 
 @pytest.fixture
 async def idle_service(serve: Serve) -> AsyncIterator[Service]:
-    """One replica without Redis: nothing wakes it but clients and its heartbeat."""
+    """One replica without Redis: only clients and its heartbeat wake it."""
     async with serve() as service:
         yield service
 
 
 async def count_steps(seconds: float) -> int:
     """How often tasks are woken in this time while nobody does anything."""
-    with trio.fail_after(PATIENCE):  # one that spins never blocks
+    with trio.fail_after(PATIENCE):  # a task that spins never blocks
         await wait_all_tasks_blocked()
     steps = Steps()
     trio.lowlevel.add_instrument(steps)
@@ -99,10 +99,10 @@ async def count_steps(seconds: float) -> int:
     return steps.count
 
 
-# Heads that come in pieces, and more than a head
+# Heads that arrive in pieces, and data after a head
 
 
-async def test_a_head_may_come_in_many_pieces(service: Service) -> None:
+async def test_upgrade_head_may_arrive_byte_by_byte(service: Service) -> None:
     async with open_raw(service.base) as client:
         for byte in upgrade_head("/ws/r/ann"):
             await client.send(bytes((byte,)))
@@ -111,7 +111,7 @@ async def test_a_head_may_come_in_many_pieces(service: Service) -> None:
         await client.wait_for("room_state")
 
 
-async def test_so_may_that_of_a_request(service: Service) -> None:
+async def test_request_head_may_arrive_byte_by_byte(service: Service) -> None:
     async with open_raw(service.base) as client:
         for byte in GET:
             await client.send(bytes((byte,)))
@@ -120,7 +120,7 @@ async def test_so_may_that_of_a_request(service: Service) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 10, 50, -5, -3, -2, -1])
-async def test_a_head_may_be_cut_anywhere(service: Service, cut: int) -> None:
+async def test_head_may_be_cut_anywhere(service: Service, cut: int) -> None:
     head = upgrade_head("/ws/r/ann")
     async with open_raw(service.base) as client:
         await client.send(head[:cut])
@@ -131,14 +131,14 @@ async def test_a_head_may_be_cut_anywhere(service: Service, cut: int) -> None:
         await client.wait_for("ping")
 
 
-async def test_what_follows_the_head_at_once_is_read_as_frames(service: Service) -> None:
+async def test_frames_may_follow_the_head_at_once(service: Service) -> None:
     async with open_raw(service.base) as client:
         await client.upgrade("/ws/r/ann", client_frame(PING, b"early"), KEEP_ALIVE)
         await client.receive_until(lambda frame: frame == (PONG, b"early"))
         await client.wait_for("ping")
 
 
-async def test_half_a_frame_may_follow_the_head(service: Service) -> None:
+async def test_half_a_frame_may_follow_the_head_at_once(service: Service) -> None:
     async with open_raw(service.base) as client:
         await client.upgrade("/ws/r/ann", KEEP_ALIVE[:5])
         await client.wait_for("room_state")
@@ -146,26 +146,26 @@ async def test_half_a_frame_may_follow_the_head(service: Service) -> None:
         await client.wait_for("ping")
 
 
-async def test_more_may_follow_the_head_than_is_peeked_at(service: Service) -> None:
+async def test_more_than_the_peeked_bytes_may_follow_the_head(service: Service) -> None:
     async with open_raw(service.base) as client:
         await client.upgrade("/ws/r/ann", *[KEEP_ALIVE] * 2000)
         for _ in range(2000):
             await client.wait_for("ping")
 
 
-async def test_a_close_frame_may_follow_the_head(service: Service) -> None:
+async def test_close_frame_may_follow_the_head(service: Service) -> None:
     async with open_raw(service.base) as client:
         await client.upgrade("/ws/r/ann", client_close(1000))
         await client.expect_close(1000)
 
 
-async def test_garbage_after_the_head_is_a_broken_frame(service: Service) -> None:
+async def test_garbage_after_the_head_is_an_invalid_frame(service: Service) -> None:
     async with open_raw(service.base) as client:
         await client.upgrade("/ws/r/ann", b"GET / HTTP/1.1\r\n\r\n")
         await client.expect_close(1002)
 
 
-async def test_requests_may_come_one_behind_the_other(service: Service) -> None:
+async def test_requests_may_be_pipelined(service: Service) -> None:
     first = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with open_raw(service.base) as client:
         await client.send(first, first, GET)
@@ -173,9 +173,9 @@ async def test_requests_may_come_one_behind_the_other(service: Service) -> None:
         assert [answer[:3] for answer in answers] == [b"200"] * 3
 
 
-async def test_a_head_may_be_as_long_as_the_limit(service: Service) -> None:
+async def test_head_at_the_size_limit_is_accepted(service: Service) -> None:
     head = upgrade_head("/ws/r/ann", X="")
-    # Over several lines, since the handshake has a limit for each.
+    # On several lines, since the handshake limits the length of each.
     lines = [f"X-{i}: {'x' * 4000}\r\n".encode() for i in range(3)]
     lines.append(b"X-3: \r\n")
     padding = MAX_HEAD - len(head) - sum(map(len, lines))
@@ -187,11 +187,11 @@ async def test_a_head_may_be_as_long_as_the_limit(service: Service) -> None:
         assert (await client.receive_head()).status == 101
 
 
-# Heads that do not come
+# Heads that do not arrive
 
 
 @pytest.mark.usefixtures("_short_patience")
-async def test_a_connection_that_asks_for_nothing_is_given_up(service: Service) -> None:
+async def test_connection_without_a_request_times_out(service: Service) -> None:
     async with no_descriptor_left(), open_raw(service.base) as client:
         start = trio.current_time()
         assert (await client.receive_answer()).status == 408
@@ -200,7 +200,7 @@ async def test_a_connection_that_asks_for_nothing_is_given_up(service: Service) 
 
 @pytest.mark.usefixtures("_short_patience")
 @pytest.mark.parametrize("head", [GET, upgrade_head("/ws/r/ann")], ids=["http", "websocket"])
-async def test_a_head_that_trickles_in_is_given_up(service: Service, head: bytes) -> None:
+async def test_slow_head_times_out(service: Service, head: bytes) -> None:
     async def trickle() -> None:
         for byte in head:
             await trio.sleep(HEAD_TIMEOUT / 10)
@@ -217,15 +217,15 @@ async def test_a_head_that_trickles_in_is_given_up(service: Service, head: bytes
 
 
 @pytest.mark.parametrize("begin", [b"", b"G", b"GET / HTTP/1.1\r\nUpgr"])
-async def test_waiting_for_a_head_costs_nothing(idle_service: Service, begin: bytes) -> None:
+async def test_waiting_for_a_head_uses_no_cpu(idle_service: Service, begin: bytes) -> None:
     idle = await count_steps(0.2)
     async with open_raw(idle_service.base) as client:
         await client.send(begin)
         assert await count_steps(0.2) <= idle + 2
 
 
-async def test_urgent_data_in_a_head_costs_little(idle_service: Service) -> None:
-    # A peek stops before it, however much comes behind it.
+async def test_urgent_data_in_a_head_uses_little_cpu(idle_service: Service) -> None:
+    # A peek stops at the urgent byte, however much follows it.
     async with open_raw(idle_service.base) as client:
         await client.send(b"GET")
         await client.stream.socket.send(b"!", socket.MSG_OOB)
@@ -234,7 +234,7 @@ async def test_urgent_data_in_a_head_costs_little(idle_service: Service) -> None
     await check_alive(idle_service)
 
 
-async def test_urgent_data_amid_frames_costs_nothing(idle_service: Service) -> None:
+async def test_urgent_data_between_frames_uses_no_cpu(idle_service: Service) -> None:
     async with open_raw(idle_service.base) as client:
         await client.upgrade("/ws/r/ann")
         await client.wait_for("room_state")
@@ -248,14 +248,14 @@ async def test_urgent_data_amid_frames_costs_nothing(idle_service: Service) -> N
 
 
 async def expect_end(client: RawClient) -> None:
-    """The server ends the connection, and without an answer: so it has not waited for a head."""
+    """The server ends the connection without an answer: it did not wait for a head."""
     with suppress(trio.BrokenResourceError):
         assert await client.read_to_end() == b""
 
 
 @pytest.mark.parametrize("begin", [b"", b"GET", upgrade_head("/ws/r/ann")[:-1]])
 @pytest.mark.parametrize("how", ["close", "half close", "reset"])
-async def test_a_client_that_leaves_within_its_head_leaves_nothing(
+async def test_leaving_in_the_middle_of_a_head_leaks_nothing(
     idle_service: Service, begin: bytes, how: str
 ) -> None:
     async with no_descriptor_left():
@@ -270,7 +270,7 @@ async def test_a_client_that_leaves_within_its_head_leaves_nothing(
     assert await count_steps(0.1) < 10
 
 
-async def test_a_client_may_send_the_rest_and_its_end_together(service: Service) -> None:
+async def test_rest_of_head_and_half_close_may_arrive_together(service: Service) -> None:
     async with no_descriptor_left(), open_raw(service.base) as client:
         await client.send(b"GET / HT")
         await wait_all_tasks_blocked()
@@ -279,7 +279,7 @@ async def test_a_client_may_send_the_rest_and_its_end_together(service: Service)
         await expect_end(client)
 
 
-async def test_a_client_that_has_said_all_is_still_answered(service: Service) -> None:
+async def test_half_closed_client_is_still_answered(service: Service) -> None:
     async with no_descriptor_left(), open_raw(service.base) as client:
         await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await client.half_close()
@@ -288,9 +288,7 @@ async def test_a_client_that_has_said_all_is_still_answered(service: Service) ->
 
 @pytest.mark.parametrize("length", [MAX_HEAD + 1, MAX_HEAD * 4])
 @pytest.mark.parametrize("end", [b"", b"\r\n\r\n"])
-async def test_a_head_that_is_too_long_is_refused(
-    service: Service, length: int, end: bytes
-) -> None:
+async def test_overlong_head_is_refused(service: Service, length: int, end: bytes) -> None:
     async with no_descriptor_left(), open_raw(service.base) as client:
         await client.send(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nX: ".ljust(length, b"x") + end)
         await client.half_close()
@@ -300,10 +298,10 @@ async def test_a_head_that_is_too_long_is_refused(
 
 
 @pytest.mark.usefixtures("_short_patience")
-async def test_one_that_does_not_take_its_refusal_is_let_go(service: Service) -> None:
+async def test_client_that_ignores_its_refusal_is_dropped(service: Service) -> None:
     async with no_descriptor_left(), open_raw(service.base) as client:
         await client.send(b"x" * (MAX_HEAD + 1))
-        # It sends on for ever, and never ends its side.
+        # The client sends for ever, and never ends its side.
         with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
             await send_for_ever(client)
 
@@ -314,7 +312,7 @@ async def send_for_ever(client: RawClient) -> None:
         await trio.sleep(0.01)
 
 
-async def test_a_connection_without_a_head_does_not_hold_up_the_end(
+async def test_connection_without_a_head_does_not_delay_the_shutdown(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_signal.listener.HEAD_TIMEOUT", PATIENCE * 2)
@@ -327,7 +325,7 @@ async def test_a_connection_without_a_head_does_not_hold_up_the_end(
                 await wait_all_tasks_blocked()
 
 
-async def test_without_descriptors_clients_wait_until_there_are_some() -> None:
+async def test_clients_wait_while_descriptors_are_exhausted() -> None:
     async with open_process(TRIO_SIGNAL_DIALECTS="room") as (process, service):
         assert process.stderr is not None
         _, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
@@ -342,7 +340,7 @@ async def test_without_descriptors_clients_wait_until_there_are_some() -> None:
             assert (await client.receive_answer()).status == 200
 
 
-async def test_that_there_are_no_descriptors_is_logged_once_a_minute(
+async def test_missing_descriptors_are_logged_once_a_minute(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     shortages = _Shortages()
@@ -357,7 +355,7 @@ async def test_that_there_are_no_descriptors_is_logged_once_a_minute(
     caplog.clear()
 
 
-# What is refused
+# Refusals
 
 
 async def refusal(service: Service, head: bytes) -> tuple[int, str]:
@@ -371,7 +369,7 @@ async def refusal(service: Service, head: bytes) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("status", "head"),
     [
-        # All by protocols/README.md.
+        # All as documented in protocols/README.md.
         (404, upgrade_head("/nothing/here")),
         (404, upgrade_head("/ws/r/ann/more")),
         (404, upgrade_head("/ws//ann")),
@@ -387,7 +385,7 @@ async def refusal(service: Service, head: bytes) -> tuple[int, str]:
                 b"Origin:", b"Origin: http://localhost\r\nOrigin:"
             ),
         ),
-        # An upgrade that is none.
+        # Incomplete or invalid upgrades.
         (426, upgrade_head("/ws/r/ann", Connection="close")),
         (426, upgrade_head("/ws/r/ann", Upgrade="websocket2")),
         (400, upgrade_head("/ws/r/ann", Sec_WebSocket_Key="short")),
@@ -401,7 +399,7 @@ async def refusal(service: Service, head: bytes) -> tuple[int, str]:
         (400, upgrade_head("/ws/r/ann", Sec_WebSocket_Protocol=",,,;\x7f")),
     ],
 )
-async def test_an_upgrade_is_refused(service: Service, status: int, head: bytes) -> None:
+async def test_invalid_upgrade_is_refused(service: Service, status: int, head: bytes) -> None:
     assert await refusal(service, head) == (status, "text/plain")
     await check_alive(service)
 
@@ -409,7 +407,7 @@ async def test_an_upgrade_is_refused(service: Service, status: int, head: bytes)
 @pytest.mark.parametrize(
     "path", ["/ws", "/ws/r", "/ws/r/ann", "/ws/r/ann?username=a", "/api/v1/ws/connect"]
 )
-async def test_a_request_where_websocket_is_spoken(service: Service, path: str) -> None:
+async def test_http_request_at_a_websocket_path_gets_426(service: Service, path: str) -> None:
     head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
     async with open_raw(service.base) as client:
         await client.send(head)
@@ -427,7 +425,7 @@ async def test_a_request_where_websocket_is_spoken(service: Service, path: str) 
         "https://a.b.apps.example",
     ],
 )
-async def test_pages_of_allowed_origins_may_connect(serve: Serve, origin: str) -> None:
+async def test_allowed_origin_may_connect(serve: Serve, origin: str) -> None:
     allowed = "https://app.example,https://*.apps.example"
     async with serve(allowed_origins=allowed) as service, open_raw(service.base) as client:
         await client.upgrade("/ws/r/ann", Origin=origin)
@@ -442,7 +440,7 @@ async def test_pages_of_allowed_origins_may_connect(serve: Serve, origin: str) -
         "https://app.example:444",
     ],
 )
-async def test_pages_of_other_origins_may_not(serve: Serve, origin: str) -> None:
+async def test_other_origin_may_not_connect(serve: Serve, origin: str) -> None:
     allowed = "https://app.example,https://*.apps.example"
     async with serve(allowed_origins=allowed) as service:
         assert await refusal(service, upgrade_head("/ws/r/ann", Origin=origin)) == (
@@ -451,7 +449,7 @@ async def test_pages_of_other_origins_may_not(serve: Serve, origin: str) -> None
         )
 
 
-async def test_there_is_a_limit_to_connections(serve: Serve) -> None:
+async def test_number_of_connections_is_limited(serve: Serve) -> None:
     async with serve(max_connections=2) as service, AsyncExitStack() as clients:
         ann = await clients.enter_async_context(open_raw(service.base))
         bob = await clients.enter_async_context(open_raw(service.base))
@@ -461,7 +459,7 @@ async def test_there_is_a_limit_to_connections(serve: Serve) -> None:
         await bob.send(client_frame(PING))
         assert (await bob.receive()).opcode == PONG
         assert await refusal(service, upgrade_head("/ws/r/eve")) == (503, "text/plain")
-        # Requests are answered all the same, and there is room when one leaves.
+        # HTTP requests are still answered, and there is room when a client leaves.
         async with open_raw(service.base) as client:
             await client.send(GET)
             assert (await client.receive_answer()).status == 200
@@ -472,7 +470,7 @@ async def test_there_is_a_limit_to_connections(serve: Serve) -> None:
             await eve.wait_for("room_state")
 
 
-async def test_only_enabled_dialects_are_spoken(serve: Serve) -> None:
+async def test_only_enabled_dialects_are_served(serve: Serve) -> None:
     async with serve(dialects="room") as service:
         await check_alive(service)
         assert await refusal(service, upgrade_head("/ws/r")) == (404, "text/plain")
@@ -510,12 +508,12 @@ async def test_garbage_is_refused(service: Service, garbage: bytes) -> None:
 
 
 def first_bytes() -> Iterator[bytes]:
-    """Everything from nothing to a connection that is in its room."""
+    """Everything from no bytes to a connection that is in its room."""
     conversation = upgrade_head("/ws/r/ann") + KEEP_ALIVE
     return (conversation[:size] for size in range(0, len(conversation) + 1, 7))
 
 
-async def test_a_reset_at_any_moment_is_no_error(service: Service) -> None:
+async def test_reset_at_any_moment_is_no_error(service: Service) -> None:
     async with no_descriptor_left():
         for begin in first_bytes():
             async with open_raw(service.base) as client:
@@ -532,9 +530,7 @@ async def test_a_reset_at_any_moment_is_no_error(service: Service) -> None:
     "head",
     [upgrade_head("/nothing/here"), b"x" * (MAX_HEAD + 1), upgrade_head("/ws/r/ann"), GET],
 )
-async def test_a_reset_instead_of_taking_the_answer_is_no_error(
-    service: Service, head: bytes
-) -> None:
+async def test_reset_before_reading_the_answer_is_no_error(service: Service, head: bytes) -> None:
     async with no_descriptor_left():
         for _ in range(10):
             async with open_raw(service.base) as client:
@@ -543,10 +539,10 @@ async def test_a_reset_instead_of_taking_the_answer_is_no_error(
     await check_alive(service)
 
 
-# Both at once
+# WebSocket and HTTP together
 
 
-async def test_both_are_served_on_one_port_at_the_same_time(service: Service) -> None:
+async def test_http_and_websockets_share_one_port(service: Service) -> None:
     async def ask() -> None:
         for _ in range(20):
             async with open_raw(service.base) as client:
@@ -568,7 +564,7 @@ async def test_both_are_served_on_one_port_at_the_same_time(service: Service) ->
             nursery.start_soon(talk, f"user{i}")
 
 
-async def test_an_upgrade_may_follow_a_request_with_frames_behind_it(service: Service) -> None:
+async def test_upgrade_with_frames_may_follow_a_request(service: Service) -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with no_descriptor_left(), open_raw(service.base) as client:
         await client.send(request, upgrade_head("/ws/r/ann"), KEEP_ALIVE, KEEP_ALIVE[:5])

@@ -1,4 +1,4 @@
-"""The `live` dialect as its clients meet it: every row of its page, over real sockets."""
+"""The `live` dialect as its clients see it: every row of its page, over real sockets."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def path(**query: str) -> str:
 
 @asynccontextmanager
 async def sign_in(service: Service, user_id: str, **query: str) -> AsyncIterator[Client]:
-    """A client that has been greeted and is in no room."""
+    """A client that has received the greeting and is in no room."""
     query = {"token": "t", "user_id": user_id, "username": user_id.title(), **query}
     async with service.connect(path(**query)) as client:
         await client.expect("connected", user_id=user_id)
@@ -46,7 +46,7 @@ async def enter(service: Service, user_id: str, room_id: str = "r") -> AsyncIter
 
 @asynccontextmanager
 async def enter_all(service: Service, *user_ids: str) -> AsyncIterator[list[Client]]:
-    """Clients that have entered one after the other, and have heard of each other."""
+    """Clients that have joined one after the other and seen each other join."""
     async with AsyncExitStack() as stack:
         clients: list[Client] = []
         for user_id in user_ids:
@@ -58,7 +58,7 @@ async def enter_all(service: Service, *user_ids: str) -> AsyncIterator[list[Clie
 
 
 async def go_live(client: Client, *others: Client, media_type: str = "video") -> Message:
-    """Start a broadcast, of which the others hear next; who else is live."""
+    """Start a broadcast, which the others receive next; return the answer with who else is live."""
     await client.send("live_start", room_id="r", media_type=media_type)
     for other in others:
         await other.expect("live_peer_joined", media_type=media_type)
@@ -73,7 +73,7 @@ async def ask_who_is_live(client: Client, room_id: str = "r") -> list[Any]:
 
 
 async def expect_silence(client: Client, *others: Client, room_id: str = "r") -> None:
-    """None of them is told anything before a message that the first sends now."""
+    """None of them receives anything before a message that the first one sends now."""
     await client.send("send_message", room_id=room_id, content="Is anybody talking?")
     for listener in (client, *others):
         await listener.expect("message", content="Is anybody talking?")
@@ -81,7 +81,7 @@ async def expect_silence(client: Client, *others: Client, room_id: str = "r") ->
 
 
 def without_time(message: Message) -> Message:
-    """The message, of which the timestamp is checked here."""
+    """The message without its timestamp, which is checked here."""
     assert TIMESTAMP.fullmatch(message["timestamp"]), message
     return {name: value for name, value in message.items() if name != "timestamp"}
 
@@ -89,7 +89,7 @@ def without_time(message: Message) -> Message:
 # On connect
 
 
-async def test_a_user_is_greeted(service: Service) -> None:
+async def test_user_is_greeted(service: Service) -> None:
     async with service.connect(path(token="t", user_id="ann", username="Ann Ä")) as ann:
         greeting = await ann.receive()
         assert isinstance(greeting["message"], str)
@@ -103,7 +103,7 @@ async def test_a_user_is_greeted(service: Service) -> None:
 
 
 @pytest.mark.parametrize("query", [{}, {"token": "t"}, {"user_id": "", "username": ""}])
-async def test_who_says_nothing_is_a_guest_with_an_id_of_its_own(
+async def test_anonymous_client_is_a_guest_with_its_own_id(
     service: Service, query: dict[str, str]
 ) -> None:
     async with service.connect(path(**query)) as first, service.connect(path(**query)) as second:
@@ -118,7 +118,7 @@ async def test_who_says_nothing_is_a_guest_with_an_id_of_its_own(
 # join_room and leave_room
 
 
-async def test_joining_is_answered_with_the_members_and_told_to_the_others(
+async def test_join_returns_members_and_is_announced(
     service: Service,
 ) -> None:
     async with sign_in(service, "ann") as ann, sign_in(service, "bob") as bob:
@@ -137,13 +137,13 @@ async def test_joining_is_answered_with_the_members_and_told_to_the_others(
         await expect_silence(bob, ann)
 
 
-async def test_joining_again_is_answered_again_and_told_to_nobody(service: Service) -> None:
+async def test_joining_again_is_answered_but_not_announced(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         assert (await join(ann))["members"] == ["ann", "bob"]
         await expect_silence(ann, bob)
 
 
-async def test_leaving_is_answered_and_told_to_the_others(service: Service) -> None:
+async def test_leaving_is_answered_and_announced(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send("leave_room", room_id="r")
         assert without_time(await ann.receive()) == {"type": "left_room", "room_id": "r"}
@@ -167,7 +167,7 @@ async def test_leaving_ends_the_broadcast_first(service: Service) -> None:
         assert await ask_who_is_live(bob) == []
 
 
-async def test_leaving_a_room_that_one_is_not_in_is_answered_all_the_same(
+async def test_leaving_without_having_joined_is_answered(
     service: Service,
 ) -> None:
     async with enter(service, "ann") as ann, sign_in(service, "bob") as bob:
@@ -176,7 +176,7 @@ async def test_leaving_a_room_that_one_is_not_in_is_answered_all_the_same(
         await expect_silence(ann)
 
 
-async def test_one_socket_is_in_any_number_of_rooms(service: Service) -> None:
+async def test_one_socket_may_join_many_rooms(service: Service) -> None:
     rooms = [f"land_265_{n}" for n in range(20)]
     async with sign_in(service, "ann") as ann, sign_in(service, "bob") as bob:
         for room_id in rooms:
@@ -199,7 +199,7 @@ async def test_one_socket_is_in_any_number_of_rooms(service: Service) -> None:
 
 
 @pytest.mark.parametrize("room_id", ["Zimmer 1/ä", "😀", "a?b&c#d%20", " ", "x" * 256])
-async def test_a_room_id_may_be_any_text(service: Service, room_id: str) -> None:
+async def test_room_ids_may_be_any_text(service: Service, room_id: str) -> None:
     async with sign_in(service, "ann") as ann, sign_in(service, "bob") as bob:
         assert (await join(ann, room_id))["room_name"] == room_id
         await join(bob, room_id)
@@ -213,7 +213,7 @@ async def test_a_room_id_may_be_any_text(service: Service, room_id: str) -> None
     ("fields", "media_type"),
     [({}, "video"), ({"media_type": "video"}, "video"), ({"media_type": "audio"}, "audio")],
 )
-async def test_going_live_is_told_to_the_others_and_answered_with_who_else_is(
+async def test_live_start_is_announced_and_returns_other_live_peers(
     service: Service, fields: dict[str, str], media_type: str
 ) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
@@ -231,7 +231,7 @@ async def test_going_live_is_told_to_the_others_and_answered_with_who_else_is(
         await expect_silence(ann, bob)
 
 
-async def test_live_status_never_lists_the_one_that_asks(service: Service) -> None:
+async def test_live_status_omits_the_requester(service: Service) -> None:
     async with enter_all(service, "ann", "bob", "cat") as (ann, bob, cat):
         await go_live(ann, bob, cat, media_type="audio")
         await go_live(bob, ann, cat)
@@ -247,7 +247,7 @@ async def test_live_status_never_lists_the_one_that_asks(service: Service) -> No
         await expect_silence(ann, bob, cat)
 
 
-async def test_live_status_never_lists_the_one_that_asks_in_none_of_its_tabs(
+async def test_live_status_omits_the_requester_in_all_its_tabs(
     service: Service,
 ) -> None:
     async with (
@@ -261,7 +261,7 @@ async def test_live_status_never_lists_the_one_that_asks_in_none_of_its_tabs(
         assert [peer["user_id"] for peer in await ask_who_is_live(bob)] == ["ann"]
 
 
-async def test_live_status_may_be_asked_without_having_joined(service: Service) -> None:
+async def test_live_status_needs_no_membership(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob), sign_in(service, "cat") as cat:
         assert await ask_who_is_live(cat) == []
         await go_live(ann, bob)
@@ -274,7 +274,7 @@ async def test_live_status_may_be_asked_without_having_joined(service: Service) 
         await cat.expect_nothing()
 
 
-async def test_a_late_joiner_finds_out_who_is_live_by_asking(service: Service) -> None:
+async def test_late_joiner_queries_who_is_live(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await go_live(ann, bob)
         async with enter(service, "late") as late:
@@ -282,7 +282,7 @@ async def test_a_late_joiner_finds_out_who_is_live_by_asking(service: Service) -
             assert [peer["user_id"] for peer in await ask_who_is_live(late)] == ["ann"]
 
 
-async def test_stopping_is_told_to_the_others_and_not_to_oneself(service: Service) -> None:
+async def test_stopping_is_announced_to_the_others_only(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await go_live(ann, bob)
         await ann.send("live_stop", room_id="r")
@@ -290,7 +290,7 @@ async def test_stopping_is_told_to_the_others_and_not_to_oneself(service: Servic
         await expect_silence(ann, bob)
 
 
-async def test_stopping_what_is_not_live_is_told_to_nobody(service: Service) -> None:
+async def test_stopping_without_being_live_is_not_announced(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob), sign_in(service, "cat") as cat:
         await ann.send("live_stop", room_id="r")
         await cat.send("live_stop", room_id="r")
@@ -298,7 +298,7 @@ async def test_stopping_what_is_not_live_is_told_to_nobody(service: Service) -> 
         await cat.expect_nothing()
 
 
-async def test_going_live_again_is_told_again_only_with_other_media(service: Service) -> None:
+async def test_going_live_again_is_announced_only_with_other_media(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await go_live(ann, bob, media_type="audio")
         await ann.send("live_start", room_id="r", media_type="audio")
@@ -315,7 +315,7 @@ async def test_going_live_again_is_told_again_only_with_other_media(service: Ser
 
 @pytest.mark.parametrize("type_", ["live_offer", "live_answer", "live_ice"])
 @pytest.mark.parametrize("live", [(), ("ann",), ("bob",), ("ann", "bob")])
-async def test_signals_run_in_both_directions_whoever_is_live(
+async def test_signals_work_in_both_directions(
     service: Service, type_: str, live: tuple[str, ...]
 ) -> None:
     async with enter_all(service, "ann", "bob", "cat") as (ann, bob, cat):
@@ -358,7 +358,7 @@ OPAQUE = [
 
 
 @pytest.mark.parametrize("payload", OPAQUE, ids=[payload[:30] for payload in OPAQUE])
-async def test_a_payload_is_relayed_byte_for_byte(service: Service, payload: str) -> None:
+async def test_payload_is_relayed_byte_for_byte(service: Service, payload: str) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         for type_ in ("live_offer", "live_answer", "live_ice"):
             await ann.send_text(
@@ -384,7 +384,7 @@ async def test_a_payload_is_relayed_byte_for_byte(service: Service, payload: str
         ("outside", "r", "ann"),
     ],
 )
-async def test_a_signal_that_cannot_be_delivered_is_dropped_silently(
+async def test_undeliverable_signal_is_dropped_silently(
     service: Service, type_: str, sender: str, room_id: str, target: str
 ) -> None:
     async with (
@@ -399,7 +399,7 @@ async def test_a_signal_that_cannot_be_delivered_is_dropped_silently(
         await expect_silence(ann, bob)
 
 
-async def test_signals_arrive_in_the_order_in_which_they_were_sent(service: Service) -> None:
+async def test_signals_arrive_in_order(service: Service) -> None:
     async with enter_all(service, "ann", "bob", "cat") as (ann, bob, cat):
         async with trio.open_nursery() as nursery:
             for client in (ann, cat):
@@ -422,7 +422,7 @@ async def offer_and_trickle(client: Client, target: str) -> None:
 # send_message, typing, ping
 
 
-async def test_chat_goes_to_everyone_and_the_sender_is_told_its_id(service: Service) -> None:
+async def test_chat_goes_to_everyone_and_sender_gets_its_id(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send("send_message", room_id="r", content="hi <b>é😀</b>", sender_id="bob")
         echo = await ann.receive()
@@ -449,7 +449,7 @@ async def test_chat_goes_to_everyone_and_the_sender_is_told_its_id(service: Serv
     ("fields", "is_typing"),
     [({}, True), ({"is_typing": True}, True), ({"is_typing": False}, False)],
 )
-async def test_typing_is_told_to_the_others(
+async def test_typing_is_sent_to_the_others(
     service: Service, fields: dict[str, bool], is_typing: bool
 ) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
@@ -463,7 +463,7 @@ async def test_typing_is_told_to_the_others(
         await expect_silence(ann, bob)
 
 
-async def test_a_ping_is_answered_with_a_pong_in_no_room_as_in_any(service: Service) -> None:
+async def test_ping_is_answered_inside_and_outside_a_room(service: Service) -> None:
     async with sign_in(service, "ann") as ann:
         for _ in range(2):
             await ann.send("ping", timestamp=1763632530123)
@@ -474,7 +474,7 @@ async def test_a_ping_is_answered_with_a_pong_in_no_room_as_in_any(service: Serv
 # Errors
 
 
-async def test_nobody_speaks_in_a_room_without_having_joined(service: Service) -> None:
+async def test_sending_to_a_room_needs_membership(service: Service) -> None:
     async with enter(service, "ann") as ann, sign_in(service, "bob") as bob:
         await bob.send("send_message", room_id="r", content="hi")
         await bob.expect("error")
@@ -485,7 +485,7 @@ async def test_nobody_speaks_in_a_room_without_having_joined(service: Service) -
         await expect_silence(ann)
 
 
-# Leaving, and coming back
+# Disconnecting and reconnecting
 
 
 def news_of_leaving(user_id: str, room_id: str = "r") -> list[Message]:
@@ -495,7 +495,7 @@ def news_of_leaving(user_id: str, room_id: str = "r") -> list[Message]:
     ]
 
 
-async def test_whoever_leaves_leaves_every_room(service: Service) -> None:
+async def test_disconnecting_leaves_every_room(service: Service) -> None:
     async with (
         enter_all(service, "ann", "bob") as (ann, bob),
         enter(service, "cat", "s") as cat,
@@ -524,7 +524,7 @@ async def test_whoever_leaves_leaves_every_room(service: Service) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-async def test_a_user_that_comes_back_is_put_into_its_rooms_again(serve: Serve, way: Way) -> None:
+async def test_reconnecting_user_rejoins_its_rooms(serve: Serve, way: Way) -> None:
     async with (
         serve(**way.settings) as service,
         enter(service, "bob") as bob,
@@ -561,7 +561,7 @@ async def test_a_user_that_comes_back_is_put_into_its_rooms_again(serve: Serve, 
             await expect_silence(ann, cat, room_id="s")
 
 
-async def test_a_room_that_was_left_on_purpose_is_not_joined_again(service: Service) -> None:
+async def test_room_left_on_purpose_is_not_rejoined(service: Service) -> None:
     async with enter(service, "bob") as bob:
         async with enter(service, "ann") as ann:
             await bob.expect("user_joined", user_id="ann")
@@ -573,12 +573,12 @@ async def test_a_room_that_was_left_on_purpose_is_not_joined_again(service: Serv
             await expect_silence(bob)
 
 
-async def test_nobody_else_is_put_into_the_rooms_of_one_that_left(service: Service) -> None:
+async def test_other_users_do_not_rejoin_those_rooms(service: Service) -> None:
     async with enter(service, "bob") as bob:
         async with enter(service, "ann"):
             await bob.expect("user_joined", user_id="ann")
         await bob.expect("user_left", user_id="ann")
-        async with service.connect("/ws/r/eve"):  # where clients join by themselves
+        async with service.connect("/ws/r/eve"):  # a dialect whose clients join by themselves
             await bob.expect("user_joined", user_id="eve")
         await bob.expect("user_left", user_id="eve")
         async with sign_in(service, "eve") as eve, service.connect(path()) as guest:
@@ -588,7 +588,7 @@ async def test_nobody_else_is_put_into_the_rooms_of_one_that_left(service: Servi
             await expect_silence(bob)
 
 
-async def test_a_user_that_comes_back_may_join_by_itself_as_well(service: Service) -> None:
+async def test_reconnecting_user_may_also_join_itself(service: Service) -> None:
     async with enter(service, "bob") as bob:
         async with enter(service, "ann"):
             await bob.expect("user_joined", user_id="ann")
@@ -603,7 +603,7 @@ async def test_a_user_that_comes_back_may_join_by_itself_as_well(service: Servic
 # Tabs: the others see one participant
 
 
-async def test_a_second_tab_is_no_second_participant(service: Service) -> None:
+async def test_second_tab_is_not_announced(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (first, bob):
         async with sign_in(service, "ann") as second:
             assert (await join(second))["members"] == ["ann", "bob"]
@@ -614,7 +614,7 @@ async def test_a_second_tab_is_no_second_participant(service: Service) -> None:
         await expect_silence(bob)
 
 
-async def test_own_tabs_get_chat_and_no_news_of_their_user(service: Service) -> None:
+async def test_other_tabs_get_chat_but_no_events_of_their_user(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob), enter(service, "ann") as tab:
         await ann.send("typing", room_id="r")
         await ann.send("live_start", room_id="r")
@@ -628,14 +628,14 @@ async def test_own_tabs_get_chat_and_no_news_of_their_user(service: Service) -> 
         await ann.expect_nothing()
 
 
-async def test_a_user_live_in_two_tabs_is_live_once(service: Service) -> None:
+async def test_user_live_in_two_tabs_is_announced_once(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob), enter(service, "ann") as tab:
         await go_live(ann, bob)
         await expect_silence(ann, tab, bob)
         assert (await go_live(tab))["peers"] == []
         await expect_silence(tab, ann, bob)
         assert [peer["user_id"] for peer in await ask_who_is_live(bob)] == ["ann"]
-        # Of a listener only that tab is told that hears of it further on.
+        # Only the tab that receives the user's signals learns about the listener.
         await tab.expect("live_peer_joined", user_id="bob", listener=True)
         await ann.send("live_stop", room_id="r")
         await expect_silence(ann, tab, bob)
@@ -645,7 +645,7 @@ async def test_a_user_live_in_two_tabs_is_live_once(service: Service) -> None:
         await expect_silence(tab, ann, bob)
 
 
-async def test_a_live_tab_that_closes_ends_the_broadcast_and_the_user_stays(
+async def test_closing_the_live_tab_ends_the_broadcast_only(
     service: Service,
 ) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
@@ -656,7 +656,7 @@ async def test_a_live_tab_that_closes_ends_the_broadcast_and_the_user_stays(
         assert await ask_who_is_live(bob) == []
 
 
-async def test_a_signal_reaches_one_tab_the_last_or_the_one_that_is_live(
+async def test_signal_reaches_the_live_tab_or_the_newest(
     service: Service,
 ) -> None:
     async with (
@@ -680,7 +680,7 @@ async def test_a_signal_reaches_one_tab_the_last_or_the_one_that_is_live(
         await assert_reached(third)
 
 
-async def test_a_stale_socket_that_closes_late_takes_nobody_down(service: Service) -> None:
+async def test_late_close_of_a_stale_socket_is_harmless(service: Service) -> None:
     async with enter(service, "bob") as bob, open_raw(service.base) as stale:
         await stale.upgrade(path(user_id="ann", username="Ann"))
         await stale.say({"type": "join_room", "room_id": "r"})
@@ -693,7 +693,7 @@ async def test_a_stale_socket_that_closes_late_takes_nobody_down(service: Servic
         await bob.expect("user_left", user_id="ann")
 
 
-# Rooms apart
+# Separate rooms
 
 
 async def test_nothing_leaks_between_rooms(service: Service) -> None:
@@ -717,7 +717,7 @@ async def test_nothing_leaks_between_rooms(service: Service) -> None:
 # With the dialects of other families in one room
 
 
-async def test_all_dialects_in_one_room_see_each_other_each_in_its_own_words(
+async def test_dialects_in_one_room_see_each_other(
     service: Service,
 ) -> None:
     async with (
@@ -774,10 +774,8 @@ async def test_all_dialects_in_one_room_see_each_other_each_in_its_own_words(
 
 
 @pytest.mark.parametrize("count", [1, 3])
-async def test_a_client_that_changes_networks_is_in_its_rooms_before_and_after(
-    redis_url: str, count: int
-) -> None:
-    """It comes back before anybody knows that its old connection is dead."""
+async def test_client_that_changes_networks_rejoins_its_rooms(redis_url: str, count: int) -> None:
+    """It reconnects before anybody knows that its old connection is dead."""
     path = "/api/v1/ws/connect?user_id=ann"
     async with (
         serve_replicas(count, redis_url, heartbeat=0.5, heartbeat_timeout=2) as service,
@@ -794,7 +792,7 @@ async def test_a_client_that_changes_networks_is_in_its_rooms_before_and_after(
 
 @pytest.mark.parametrize("joined", [True, False], ids=["joined again", "left at once"])
 @pytest.mark.parametrize("count", [1, 3])
-async def test_a_room_that_was_left_stays_left_when_an_older_connection_is_found_dead(
+async def test_left_room_is_not_rejoined_after_an_older_connection_dies(
     redis_url: str, count: int, joined: bool
 ) -> None:
     path = "/api/v1/ws/connect?user_id=ann"
@@ -824,7 +822,7 @@ async def test_a_room_that_was_left_stays_left_when_an_older_connection_is_found
             ]
             await back.expect("joined_room", room_id="s")
             await expect_silence(back, bob, room_id="s")
-            # Nor is it put there by what comes next.
+            # A later reconnect does not restore the room either.
             back.reset()
         await bob.expect("user_left", room_id="s", user_id="ann")
         async with service.connect(path) as again:
@@ -852,7 +850,7 @@ async def expect_listener(caster: Client, user_id: str) -> None:
     }
 
 
-async def test_each_broadcaster_is_told_of_a_listener_once(service: Service) -> None:
+async def test_broadcasters_learn_of_a_listener_once(service: Service) -> None:
     async with enter_all(service, "ann", "bob", "eve") as (ann, bob, eve):
         await go_live(ann, bob, eve)
         await go_live(bob, ann, eve)
@@ -866,7 +864,7 @@ async def test_each_broadcaster_is_told_of_a_listener_once(service: Service) -> 
 
 @pytest.mark.parametrize("type_", ["live_offer", "live_answer"])
 @pytest.mark.parametrize("offerer", ["ann", "eve"])
-async def test_who_has_exchanged_signals_with_a_listener_is_not_told_of_it(
+async def test_listener_with_signals_is_not_announced(
     service: Service, type_: str, offerer: str
 ) -> None:
     async with enter_all(service, "ann", "eve") as (ann, eve):
@@ -879,7 +877,7 @@ async def test_who_has_exchanged_signals_with_a_listener_is_not_told_of_it(
         await ann.expect_nothing()
 
 
-async def test_a_broadcast_a_membership_and_what_follows_begin_anew(service: Service) -> None:
+async def test_new_broadcast_or_membership_announces_the_listener_again(service: Service) -> None:
     async with enter_all(service, "ann", "eve") as (ann, eve):
         await go_live(ann, eve)
         await ask_as_listener(eve)
@@ -899,7 +897,7 @@ async def test_a_broadcast_a_membership_and_what_follows_begin_anew(service: Ser
         await ann.expect_nothing()
 
 
-async def test_nobody_is_told_of_who_is_live_or_not_there(service: Service) -> None:
+async def test_live_or_absent_users_are_not_listeners(service: Service) -> None:
     async with (
         enter_all(service, "ann", "bob") as (ann, bob),
         sign_in(service, "eve") as eve,
@@ -914,7 +912,7 @@ async def test_nobody_is_told_of_who_is_live_or_not_there(service: Service) -> N
             await bob.expect_nothing()
 
 
-async def test_broadcasters_of_other_dialects_are_not_told_of_listeners(service: Service) -> None:
+async def test_broadcasters_of_other_dialects_get_no_listeners(service: Service) -> None:
     async with service.connect("/ws/r/ann") as ann:
         await ann.wait_for("room_state")
         await ann.send("broadcast-started")
@@ -926,7 +924,7 @@ async def test_broadcasters_of_other_dialects_are_not_told_of_listeners(service:
             await ann.expect_nothing()
 
 
-async def test_listeners_are_not_told_of_if_a_site_does_not_want_it(serve: Serve) -> None:
+async def test_listeners_can_be_disabled(serve: Serve) -> None:
     async with (
         serve(live_listeners=False) as service,
         enter_all(service, "ann", "eve") as (ann, eve),

@@ -22,7 +22,7 @@ async def bench(service: Service, *options: str) -> subprocess.CompletedProcess[
     return await run_command("bench", "--url", f"http://{service.base}", *options, *SHORT)
 
 
-async def test_all_that_is_sent_arrives(serve: Serve) -> None:
+async def test_every_message_arrives(serve: Serve) -> None:
     async with serve() as service:
         result = await bench(service, "--json")
     assert (result.returncode, result.stderr) == (0, b"")
@@ -34,7 +34,7 @@ async def test_all_that_is_sent_arrives(serve: Serve) -> None:
     assert report["messages_per_second"] > 0
 
 
-async def test_in_words(serve: Serve) -> None:
+async def test_text_report(serve: Serve) -> None:
     async with serve() as service:
         result = await bench(service)
     assert result.returncode == 0
@@ -43,14 +43,14 @@ async def test_in_words(serve: Serve) -> None:
     assert rows["messages sent"] == rows["messages received"] == "60"
 
 
-async def test_where_nobody_may_enter(serve: Serve) -> None:
+async def test_refused_clients_are_reported(serve: Serve) -> None:
     async with serve(jwt_secret="0123456789" * 4) as service:
         result = await bench(service)
     assert result.returncode == 1
     assert result.stderr.decode().startswith(f"trio-signal: http://{service.base}: ")
 
 
-async def test_a_server_that_goes_is_not_waited_for(
+async def test_stopped_server_is_not_waited_for(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "_LAST", 0.1)
@@ -79,7 +79,7 @@ async def _serve_until(
             await trio.sleep_forever()
 
 
-async def test_ctrl_c_stops_it(serve: Serve) -> None:
+async def test_ctrl_c_stops_the_run(serve: Serve) -> None:
     async with serve() as service:
         url = f"http://{service.base}"
         async with running("bench", "--url", url, "--pairs", "1", "--seconds", "600") as process:

@@ -1,4 +1,4 @@
-"""The log: one line when a connection opens, one when it ends, and nothing that is secret."""
+"""The log: one line when a connection opens, one when it ends, and no secrets."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def fields(record: logging.LogRecord, *names: str) -> dict[str, object]:
-    """What the line says, as a machine reads it."""
+    """These fields of the line in JSON format."""
     line = make_formatter(load_settings(log_format="json")).format(record)
     assert "\n" not in line
     said = json.loads(line)
@@ -38,7 +38,7 @@ def fields(record: logging.LogRecord, *names: str) -> dict[str, object]:
     return {name: said[name] for name in ("event", "user", "dialect", "request_id", *names)}
 
 
-async def test_a_connection_has_a_line_at_its_end_and_one_for_debugging(
+async def test_connection_logs_its_start_and_end(
     serve: Serve, log: pytest.LogCaptureFixture
 ) -> None:
     async with serve() as service:
@@ -66,7 +66,7 @@ async def test_a_connection_has_a_line_at_its_end_and_one_for_debugging(
     assert "not for the log" not in "".join(map(repr, map(vars, log.records)))
 
 
-async def test_who_never_said_who_it_is_has_one_line(
+async def test_unauthenticated_connection_logs_one_line(
     serve: Serve, log: pytest.LogCaptureFixture
 ) -> None:
     async with serve(jwt_secret=SECRET) as service, open_raw(service.base) as client:
@@ -78,9 +78,7 @@ async def test_who_never_said_who_it_is_has_one_line(
     assert "secret" not in repr(vars(closed))
 
 
-async def test_all_who_hear_announcements_are_in_no_room_that_has_a_name(
-    serve: Serve, log: pytest.LogCaptureFixture
-) -> None:
+async def test_announce_client_logs_no_room(serve: Serve, log: pytest.LogCaptureFixture) -> None:
     path = "/api/creator/broadcast/ws?user_id=hal"
     async with serve() as service, service.connect(path) as hal:
         await hal.expect("connected")
@@ -88,7 +86,7 @@ async def test_all_who_hear_announcements_are_in_no_room_that_has_a_name(
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-def test_nobody_begins_a_line_by_a_name(form: str) -> None:
+def test_name_cannot_begin_a_log_line(form: str) -> None:
     record = logging.makeLogRecord(
         {"msg": "connection opened", "user": "ann\nerror  all is lost\x1b[2J"}
     )
@@ -100,7 +98,7 @@ def test_nobody_begins_a_line_by_a_name(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["json", "console"])
 @pytest.mark.parametrize("word", ["x", "\0", '"', "🐌"])
-def test_a_line_has_a_bound(form: str, word: str) -> None:
+def test_log_line_length_is_limited(form: str, word: str) -> None:
     long = word * 50_000
     record = logging.makeLogRecord(
         {"msg": "hello " + long, "level": "INFO", "user": long, "rooms": [long] * 20, "code": 1000}
@@ -111,13 +109,13 @@ def test_a_line_has_a_bound(form: str, word: str) -> None:
         assert json.loads(line)["event"].startswith("hello ")
 
 
-def test_names_in_a_list_have_a_bound() -> None:
+def test_list_of_names_is_limited() -> None:
     assert list_names(["a", "b"]) == ["a", "b"]
     assert list_names(["x" * 100]) == ["x" * 64 + "…"]
     assert list_names(["ü" * 64] * 20) == [*["ü" * 64] * 8, "…"]
 
 
-async def test_what_a_request_logs_has_its_id(caplog: pytest.LogCaptureFixture) -> None:
+async def test_request_id_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     settings = load_settings()
     app: QuartTrio = create_app(
         Hub(MemoryBus("a")), OpenAuth(), settings, Limits(settings), Metrics()
@@ -150,5 +148,5 @@ async def test_what_a_request_logs_has_its_id(caplog: pytest.LogCaptureFixture) 
         ({"X-Request-ID": "é"}, None),
     ],
 )
-def test_the_id_of_a_request_is_found(headers: dict[str, str], found: str | None) -> None:
+def test_request_id_is_found_in_headers(headers: dict[str, str], found: str | None) -> None:
     assert find_request_id(lambda name: [headers[name]] if name in headers else []) == found

@@ -1,4 +1,4 @@
-"""The mailbox: what waits is bounded and in order, and its sender is told once."""
+"""The mailbox: waiting letters are bounded and in order, and a sender learns once of an expiry."""
 
 import tracemalloc
 
@@ -34,7 +34,7 @@ def absent(box: Mailbox, target: str, **given: object) -> Mail:
     return mail
 
 
-def test_what_is_over_is_told_once_for_each_pair() -> None:
+def test_expiry_is_reported_once_per_pair() -> None:
     box = Mailbox()
     absent(box, "bob", now=1.0)
     put(box, "bob", kind="candidate", now=3.0)
@@ -42,7 +42,7 @@ def test_what_is_over_is_told_once_for_each_pair() -> None:
     put(box, "bob", kind="leave", now=3.0)
     assert box.expire(1.0 + KEEP - 0.1) == []
     assert box.expire(1.0 + KEEP) == [("ann", "bob")]
-    # What belongs to the same offer comes too late; another offer begins anew.
+    # A late candidate belongs to the expired offer; a new offer starts afresh.
     put(box, "bob", kind="candidate", now=6.5)
     assert box.expire(3.0 + KEEP) == [("eve", "bob")]
     assert (len(box), box.size) == (0, 0)
@@ -50,18 +50,18 @@ def test_what_is_over_is_told_once_for_each_pair() -> None:
     assert box.expire(9.0 + KEEP) == [("ann", "bob")]
 
 
-def test_a_goodbye_does_not_wait_for_a_name_that_nobody_has() -> None:
+def test_leave_does_not_wait_for_an_absent_name() -> None:
     box = Mailbox()
     mail = absent(box, "bob")
     assert put(box, "bob", kind="leave") is mail
     assert [kept.letter.kind for kept in mail.waiting.values()] == ["offer"]
 
 
-def test_each_name_has_room_for_so_much() -> None:
+def test_letters_per_name_are_limited() -> None:
     box = Mailbox()
     mail = absent(box, "bob")
     for _ in range(MOST_LETTERS + 10):
-        assert put(box, "bob") is mail  # it will be told when those are over
+        assert put(box, "bob") is mail  # its sender learns of the expiry of the earlier ones
     assert len(box) == MOST_LETTERS
     assert put(box, "bob", sender="eve") is None
     big = absent(box, "cyd", size=200_000)
@@ -69,7 +69,7 @@ def test_each_name_has_room_for_so_much() -> None:
     assert len(big.waiting) == 1
 
 
-def test_what_was_too_much_while_the_name_was_sought_is_dropped() -> None:
+def test_excess_letters_are_dropped_after_the_lookup() -> None:
     box = Mailbox()
     mail = put(box, "bob", kind="leave")
     assert mail is not None
@@ -82,7 +82,7 @@ def test_what_was_too_much_while_the_name_was_sought_is_dropped() -> None:
     assert [kept.letter.kind for kept in mail.waiting.values()] == ["offer"] * MOST_LETTERS
 
 
-def test_all_names_have_room_for_so_much_together() -> None:
+def test_total_size_of_letters_is_limited() -> None:
     box = Mailbox()
     refused = 0
     for number in range(200):
@@ -97,7 +97,7 @@ def test_all_names_have_room_for_so_much_together() -> None:
 
 
 @pytest.mark.parametrize("filler", ["", 250 * "\N{GRINNING FACE}"])
-def test_what_waits_takes_no_more_memory_than_is_counted(filler: str) -> None:
+def test_waiting_letters_use_no_more_memory_than_counted(filler: str) -> None:
     tracemalloc.start()
     box = Mailbox()
     number = 0
@@ -108,7 +108,7 @@ def test_what_waits_takes_no_more_memory_than_is_counted(filler: str) -> None:
     assert MOST_IN_ALL / 2 < taken < MOST_IN_ALL
 
 
-async def test_whom_one_has_met_takes_little_memory() -> None:
+async def test_list_of_met_names_is_small() -> None:
     session = make_session("p1", PeerJsDialect("peerjs", "ann", "t"))
     tracemalloc.start()
     holder = _Holder(session, "c1")
@@ -120,7 +120,7 @@ async def test_whom_one_has_met_takes_little_memory() -> None:
     assert [holder.has_met(f"{n}{250 * 'x'}") for n in (9, 10)] == [False, True]
 
 
-def test_what_was_sent_in_vain_is_in_its_order_again() -> None:
+def test_unconfirmed_letters_are_requeued_in_order() -> None:
     box = Mailbox()
     mail = absent(box, "bob")
     mail.holder = Holder("there", "c1")
@@ -143,7 +143,7 @@ def test_what_was_sent_in_vain_is_in_its_order_again() -> None:
     assert (len(box), box.size) == (0, 0)
 
 
-def test_a_payload_is_no_part_of_a_large_message() -> None:
+def test_payload_does_not_keep_the_whole_message() -> None:
     whole = memoryview(b'{"payload":1,"filler":"' + b"x" * 100_000 + b'"}')
     box = Mailbox()
     mail = box.put(Letter("here", 1, "ann", "bob", "offer", Raw(whole[11:12])), 0.0)

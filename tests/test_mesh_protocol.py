@@ -1,7 +1,7 @@
-"""The `mesh` dialect as its clients meet it: every row of its page, over real sockets.
+"""The `mesh` dialect as its clients see it: every row of its page, over real sockets.
 
-That somebody was told nothing is shown by a fence: a message from whoever could
-have caused it, which must be the next that arrives.
+To show that somebody received nothing, a test uses a fence: a message from whoever could have
+caused it, which must be the next to arrive.
 """
 
 import re
@@ -31,7 +31,7 @@ def path(room: str = "r") -> str:
 async def enter(
     service: Service, client_id: str, *, room: str = "r", **fields: Any
 ) -> AsyncIterator[Client]:
-    """A client that is in the room, called after its id."""
+    """A client that is in the room; its name comes from its id."""
     async with service.connect(path(room)) as client:
         await client.expect("auth_required")
         claims = {"token": "t", "clientId": client_id, "username": client_id.title(), **fields}
@@ -45,7 +45,7 @@ async def enter(
 async def enter_all(
     service: Service, *client_ids: str, room: str = "r"
 ) -> AsyncIterator[list[Client]]:
-    """Clients that have entered one after the other, and have heard of each other."""
+    """Clients that have joined one after the other and seen each other join."""
     async with AsyncExitStack() as stack:
         clients: list[Client] = []
         for client_id in client_ids:
@@ -57,7 +57,7 @@ async def enter_all(
 
 
 async def fence(sender: Client, *others: Client) -> None:
-    """The others were told nothing that this client has caused up to now."""
+    """Nothing that this client did up to now reached the others."""
     await sender.send("message", data="fence")
     for other in others:
         await other.expect("message", data="fence")
@@ -72,7 +72,7 @@ async def go_live(client: Client, *others: Client, **fields: str) -> None:
 # Connecting
 
 
-async def test_the_first_in_a_room_is_told_all_that_it_needs(service: Service) -> None:
+async def test_first_client_receives_all_it_needs(service: Service) -> None:
     async with service.connect(path()) as ann:
         question = await ann.expect("auth_required")
         assert question["message"]
@@ -94,7 +94,7 @@ async def test_the_first_in_a_room_is_told_all_that_it_needs(service: Service) -
         await ann.expect_nothing()
 
 
-async def test_a_newcomer_is_told_who_is_there_and_they_are_told_of_it(service: Service) -> None:
+async def test_newcomer_receives_members_and_is_announced(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob), service.connect(path()) as carl:
         await carl.expect("auth_required")
         await carl.send("auth_token", token="t", clientId="carl", username="Carl")
@@ -119,7 +119,7 @@ async def test_a_newcomer_is_told_who_is_there_and_they_are_told_of_it(service: 
         await fence(bob, ann, carl)
 
 
-async def test_who_comes_late_is_told_who_is_live(service: Service) -> None:
+async def test_late_joiner_receives_active_broadcasts(service: Service) -> None:
     async with enter_all(service, "ann", "bob", "carl") as (ann, bob, carl):
         await go_live(ann, bob, carl, media_type="audio")
         await go_live(carl, ann, bob)
@@ -145,7 +145,7 @@ async def test_who_comes_late_is_told_who_is_live(service: Service) -> None:
             }
 
 
-async def test_who_comes_after_a_broadcast_is_told_of_none(service: Service) -> None:
+async def test_late_joiner_does_not_receive_ended_broadcasts(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await go_live(ann, bob)
         await ann.send("broadcast_stop")
@@ -157,9 +157,7 @@ async def test_who_comes_after_a_broadcast_is_told_of_none(service: Service) -> 
 
 
 @pytest.mark.parametrize("fields", [{}, {"token": None}, {"token": "any"}, {"more": [{}]}])
-async def test_without_an_id_or_a_name_one_gets_both(
-    service: Service, fields: dict[str, Any]
-) -> None:
+async def test_missing_id_and_name_are_generated(service: Service, fields: dict[str, Any]) -> None:
     async with service.connect(path()) as client:
         await client.expect("auth_required")
         await client.send("auth_token", **fields)
@@ -170,7 +168,7 @@ async def test_without_an_id_or_a_name_one_gets_both(
 
 
 @pytest.mark.parametrize("nothing", ["", None])
-async def test_an_empty_id_or_name_is_none(service: Service, nothing: str | None) -> None:
+async def test_empty_id_and_name_count_as_missing(service: Service, nothing: str | None) -> None:
     async with service.connect(path()) as client:
         await client.expect("auth_required")
         await client.send("auth_token", token="t", clientId=nothing, username=nothing)
@@ -179,7 +177,7 @@ async def test_an_empty_id_or_name_is_none(service: Service, nothing: str | None
         assert success["user"].startswith("Guest-")
 
 
-async def test_everybody_without_an_id_gets_another(service: Service) -> None:
+async def test_generated_ids_are_unique(service: Service) -> None:
     ids = set()
     async with AsyncExitStack() as stack:
         for _ in range(5):
@@ -190,20 +188,20 @@ async def test_everybody_without_an_id_gets_another(service: Service) -> None:
     assert len(ids) == 5
 
 
-async def test_the_token_of_open_modes_login_says_the_name(service: Service) -> None:
+async def test_login_token_of_open_mode_gives_the_name(service: Service) -> None:
     async with service.connect(path()) as client:
         await client.send("auth_token", token=make_login_token("Ännchen"))
         await client.wait_for("auth_success", user="Ännchen")
 
 
 @pytest.mark.parametrize("client_id", ["a", "A-z_0", "x" * 64, "-", "0"])
-async def test_a_client_may_choose_its_id(service: Service, client_id: str) -> None:
+async def test_client_may_choose_its_id(service: Service, client_id: str) -> None:
     async with enter(service, client_id):
         pass
 
 
 @pytest.mark.parametrize("client_id", ["x" * 65, "a b", "a.b", "ä", "a\n"])
-async def test_an_id_of_another_form_is_refused(service: Service, client_id: str) -> None:
+async def test_invalid_id_is_refused(service: Service, client_id: str) -> None:
     async with service.connect(path()) as client:
         await client.send("auth_token", token="t", clientId=client_id)
         (question,) = await client.expect_close(1008, "Invalid client id")
@@ -211,14 +209,14 @@ async def test_an_id_of_another_form_is_refused(service: Service, client_id: str
 
 
 @pytest.mark.parametrize("room", ["r", "a room", "a/b", "Straße ☃", "ws", "%41", "x" * 256, "?#"])
-async def test_a_room_may_be_called_anything(service: Service, room: str) -> None:
+async def test_room_ids_may_be_any_text(service: Service, room: str) -> None:
     async with enter(service, "ann", room=room) as ann, enter(service, "bob", room=room) as bob:
         assert ann.log[1]["room_id"] == room
         await ann.expect("user_joined", client_id="bob", room_id=room)
         assert bob.log[2]["users"] == [{"client_id": "ann", "username": "Ann"}]
 
 
-async def test_the_settings_for_clients_are_told(serve: Serve) -> None:
+async def test_client_settings_are_sent(serve: Serve) -> None:
     async with (
         serve(stun_urls="stun:a.example, stun:b.example", heartbeat=7) as service,
         enter(service, "ann") as ann,
@@ -246,7 +244,7 @@ async def test_the_settings_for_clients_are_told(serve: Serve) -> None:
         "",
     ],
 )
-async def test_the_first_message_must_say_who_it_is(service: Service, first: str) -> None:
+async def test_first_message_must_authenticate(service: Service, first: str) -> None:
     async with enter(service, "ann") as ann, service.connect(path()) as client:
         await client.expect("auth_required")
         await client.send_text(first)
@@ -254,7 +252,7 @@ async def test_the_first_message_must_say_who_it_is(service: Service, first: str
         await ann.expect_nothing()
 
 
-async def test_a_token_that_is_no_text_is_not_valid(service: Service) -> None:
+async def test_token_must_be_text(service: Service) -> None:
     async with enter(service, "ann") as ann, service.connect(path()) as client:
         await client.expect("auth_required")
         await client.send("auth_token", token=7, clientId="bob")
@@ -264,19 +262,19 @@ async def test_a_token_that_is_no_text_is_not_valid(service: Service) -> None:
         await ann.expect_nothing()
 
 
-async def test_who_does_not_say_who_it_is_is_closed_in_time(serve: Serve) -> None:
+async def test_authentication_times_out(serve: Serve) -> None:
     async with serve(auth_timeout=1) as service:
         async with service.connect(path()) as client:
             (question,) = await client.expect_close(1008, "Authentication timeout")
             assert question["type"] == "auth_required"
         async with enter(service, "ann") as ann:
-            # Whoever has said it has all the time in the world.
+            # Authenticated clients have no time limit.
             await trio.sleep(1.2)
             await ann.send("ping")
             await ann.expect("pong")
 
 
-async def test_who_has_not_said_who_it_is_is_not_there(service: Service) -> None:
+async def test_unauthenticated_client_is_not_present(service: Service) -> None:
     async with service.connect(path()) as stranger, enter(service, "ann") as ann:
         assert ann.log[2]["users"] == []
         await stranger.close()
@@ -284,7 +282,7 @@ async def test_who_has_not_said_who_it_is_is_not_there(service: Service) -> None
             await ann.expect("user_joined", client_id="bob", connected_users=2)
 
 
-async def test_a_room_that_is_full_is_to_be_tried_again_later(serve: Serve) -> None:
+async def test_full_room_is_refused_until_a_peer_leaves(serve: Serve) -> None:
     async with serve(max_room_peers=2) as service, enter_all(service, "ann", "bob") as (ann, bob):
         async with service.connect(path()) as carl:
             await carl.send("auth_token", token="t")
@@ -309,7 +307,7 @@ async def test_a_room_that_is_full_is_to_be_tried_again_later(serve: Serve) -> N
         {"token": "t"},
     ],
 )
-async def test_an_id_that_somebody_else_uses_is_refused(
+async def test_id_in_use_by_another_user_is_refused(
     service: Service, fields: dict[str, str]
 ) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob), service.connect(path()) as thief:
@@ -320,7 +318,7 @@ async def test_an_id_that_somebody_else_uses_is_refused(
         await fence(bob, ann)
 
 
-async def test_an_id_may_be_used_in_every_room(service: Service) -> None:
+async def test_id_may_be_used_in_several_rooms(service: Service) -> None:
     async with (
         enter(service, "ann") as ann,
         enter(service, "ann", room="another", token="another"),
@@ -329,7 +327,7 @@ async def test_an_id_may_be_used_in_every_room(service: Service) -> None:
         await ann.expect("pong")
 
 
-async def test_the_same_identity_takes_its_id_over(service: Service) -> None:
+async def test_same_identity_takes_over_its_id(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         async with enter(service, "ann") as newer:
             assert newer.log[2]["users"] == [{"client_id": "bob", "username": "Bob"}]
@@ -341,7 +339,7 @@ async def test_the_same_identity_takes_its_id_over(service: Service) -> None:
         await bob.expect_nothing()
 
 
-async def test_the_broadcast_of_a_connection_ends_with_it(service: Service) -> None:
+async def test_broadcast_ends_with_its_connection(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await go_live(ann, bob)
         async with enter(service, "ann") as newer:
@@ -354,9 +352,7 @@ async def test_the_broadcast_of_a_connection_ends_with_it(service: Service) -> N
 
 
 @pytest.mark.parametrize("way", ["vanish", "reset", "say_goodbye"])
-async def test_a_stale_connection_that_ends_late_takes_nobody_down(
-    service: Service, way: str
-) -> None:
+async def test_late_end_of_a_stale_connection_is_harmless(service: Service, way: str) -> None:
     async with enter(service, "bob") as bob, open_raw(service.base) as stale:
         await stale.upgrade(path())
         await stale.say({"type": "auth_token", "token": "t", "clientId": "a", "username": "A"})
@@ -367,7 +363,7 @@ async def test_a_stale_connection_that_ends_late_takes_nobody_down(
         await bob.expect("user_left", client_id="a", connected_users=1)
 
 
-async def test_of_many_at_once_one_has_the_id(service: Service) -> None:
+async def test_of_concurrent_clients_one_keeps_the_id(service: Service) -> None:
     taken_over = trio.Semaphore(0)
 
     async def take_over() -> None:
@@ -409,7 +405,7 @@ PAYLOADS = [
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 @pytest.mark.parametrize(("type_", "field"), KINDS.items())
-async def test_what_is_signalled_arrives_as_it_was(
+async def test_payload_is_relayed_byte_for_byte(
     service: Service, type_: str, field: str, payload: str
 ) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
@@ -419,7 +415,7 @@ async def test_what_is_signalled_arrives_as_it_was(
 
 
 @pytest.mark.parametrize(("type_", "field"), KINDS.items())
-async def test_a_signal_with_a_target_is_for_it_alone(
+async def test_signal_with_a_target_reaches_only_it(
     service: Service, type_: str, field: str
 ) -> None:
     async with enter_all(service, "ann", "bob", "carl") as (ann, bob, carl):
@@ -431,7 +427,7 @@ async def test_a_signal_with_a_target_is_for_it_alone(
 
 @pytest.mark.parametrize("nobody", [{}, {"to": None}, {"to": ""}])
 @pytest.mark.parametrize(("type_", "field"), KINDS.items())
-async def test_a_signal_without_a_target_is_for_all_others(
+async def test_signal_without_a_target_reaches_all_others(
     service: Service, type_: str, field: str, nobody: dict[str, Any]
 ) -> None:
     async with enter_all(service, "ann", "bob", "carl") as (ann, bob, carl):
@@ -447,7 +443,7 @@ async def test_a_signal_without_a_target_is_for_all_others(
         await fence(bob, ann, carl)
 
 
-async def test_the_server_says_who_signals(service: Service) -> None:
+async def test_server_sets_the_sender(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         forged = {"from_": "bob", "username": "Bob", "client_id": "bob", "user_id": "bob"}
         await ann.send("offer", offer=1, to="bob", **forged)
@@ -461,10 +457,10 @@ async def test_the_server_says_who_signals(service: Service) -> None:
 
 @pytest.mark.parametrize(("type_", "field"), KINDS.items())
 @pytest.mark.parametrize("target", ["nobody", "ann", "dora"])
-async def test_a_target_that_is_not_there_is_named(
+async def test_error_names_the_missing_target(
     service: Service, type_: str, field: str, target: str
 ) -> None:
-    """Nobody of this id, oneself, and somebody in another room."""
+    """An unknown id, the sender itself, and a peer in another room."""
     async with (
         enter_all(service, "ann", "bob") as (ann, bob),
         enter(service, "dora", room="another") as dora,
@@ -480,7 +476,7 @@ async def test_a_target_that_is_not_there_is_named(
         await dora.expect_nothing()
 
 
-async def test_a_target_that_left_is_not_there(service: Service) -> None:
+async def test_departed_target_is_an_error(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await bob.close()
         await ann.expect("user_left", client_id="bob")
@@ -504,7 +500,7 @@ async def test_nothing_leaks_into_another_room(service: Service) -> None:
         await fence(other_bob, other_ann)
 
 
-async def test_signals_arrive_in_the_order_in_which_they_were_sent(service: Service) -> None:
+async def test_signals_arrive_in_order(service: Service) -> None:
     async with enter_all(service, "ann", "bob", "carl") as (ann, bob, carl):
         sent = []
         for n in range(200):
@@ -525,7 +521,7 @@ async def test_signals_arrive_in_the_order_in_which_they_were_sent(service: Serv
     ("fields", "media_type"),
     [({}, "video"), ({"media_type": "video"}, "video"), ({"media_type": "audio"}, "audio")],
 )
-async def test_a_broadcast_that_starts_and_stops_is_told_to_the_others(
+async def test_broadcast_start_and_stop_are_announced(
     service: Service, fields: dict[str, str], media_type: str
 ) -> None:
     async with enter_all(service, "ann", "bob", "carl") as (ann, bob, carl):
@@ -552,14 +548,14 @@ async def test_a_broadcast_that_starts_and_stops_is_told_to_the_others(
         await fence(bob, ann)
 
 
-async def test_a_broadcast_that_starts_again_is_told_once(service: Service) -> None:
+async def test_restarted_broadcast_is_announced_once(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await go_live(ann, bob)
         await ann.send("broadcast_start", media_type="video")
         await fence(ann, bob)
 
 
-async def test_other_media_are_told_and_the_broadcast_is_the_same(service: Service) -> None:
+async def test_other_media_are_announced_with_the_same_start(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send("broadcast_start", media_type="audio")
         first = await bob.expect("broadcast_started", media_type="audio")
@@ -570,7 +566,7 @@ async def test_other_media_are_told_and_the_broadcast_is_the_same(service: Servi
         await fence(ann, bob)
 
 
-async def test_a_broadcast_that_does_not_run_cannot_stop(service: Service) -> None:
+async def test_stopping_without_a_broadcast_is_not_announced(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send("broadcast_stop")
         await fence(ann, bob)
@@ -595,14 +591,14 @@ async def test_a_broadcast_that_does_not_run_cannot_stop(service: Service) -> No
         ('{"type": "ping", "id": {"a": 1.0}}', '{"type":"pong","id":{"a": 1.0}}'),
     ],
 )
-async def test_a_ping_is_answered(service: Service, ping: str, pong: str) -> None:
+async def test_ping_is_answered(service: Service, ping: str, pong: str) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send_text(ping)
         assert await ann.receive_text() == pong
         await fence(ann, bob)
 
 
-async def test_in_open_mode_a_token_may_be_sent_again(service: Service) -> None:
+async def test_repeated_token_is_ignored_in_open_mode(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send("auth_token", token="another", clientId="other", username="Other")
         await ann.send("message", data=1)
@@ -610,7 +606,7 @@ async def test_in_open_mode_a_token_may_be_sent_again(service: Service) -> None:
         await ann.expect_nothing()
 
 
-async def test_a_message_may_be_so_big_and_no_bigger(serve: Serve) -> None:
+async def test_message_size_is_limited(serve: Serve) -> None:
     async with serve(max_message_bytes=2000) as service, enter_all(service, "ann", "bob") as both:
         ann, bob = both
         text = '{"type":"message","data":""}'
@@ -625,7 +621,7 @@ async def test_a_message_may_be_so_big_and_no_bigger(serve: Serve) -> None:
 # Leaving, however it happens
 
 
-async def test_when_the_server_stops_everybody_is_told_to_come_again() -> None:
+async def test_stopping_server_closes_with_1001() -> None:
     async def stay(service: Service, client_id: str, *, task_status: trio.TaskStatus[None]) -> None:
         async with enter(service, client_id) as client:
             task_status.started()
@@ -647,11 +643,11 @@ async def test_when_the_server_stops_everybody_is_told_to_come_again() -> None:
 
 
 async def expect_joined(client: Client, connected_users: int) -> Message:
-    """Somebody came, and this is what is known of them."""
+    """Somebody joined, with this count."""
     return await client.expect("user_joined", connected_users=connected_users, room_id="r")
 
 
-async def test_peers_of_other_dialects_are_peers(service: Service) -> None:
+async def test_peers_of_other_dialects_are_visible(service: Service) -> None:
     async with (
         enter(service, "ann") as ann,
         service.connect("/ws/r/rob?username=Rob") as rob,
@@ -685,7 +681,7 @@ async def test_peers_of_other_dialects_are_peers(service: Service) -> None:
         await ann.expect("user_left", username="Liv", connected_users=2)
 
 
-async def test_a_stream_may_be_watched_and_made_from_mesh(service: Service) -> None:
+async def test_mesh_peer_broadcasts_to_a_stream_viewer(service: Service) -> None:
     async with enter(service, "ann") as ann, service.connect("/ws") as viewer:
         await go_live(ann)
         await viewer.send("join-stream", streamId="r")

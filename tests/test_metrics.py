@@ -1,4 +1,4 @@
-"""The metrics of a session equal what its clients did and were told, number for number."""
+"""A session's metrics equal what its clients sent and received, number for number."""
 
 import json
 import re
@@ -31,7 +31,7 @@ PATHS = {
 
 
 async def read_metrics(service: Service) -> Counter[str]:
-    """Each series, added up over the replicas."""
+    """Each series, summed over the replicas."""
     total: Counter[str] = Counter()
     for base in service.bases:
         async with httpx.AsyncClient(base_url=f"http://{base}", timeout=PATIENCE) as http:
@@ -44,7 +44,7 @@ async def read_metrics(service: Service) -> Counter[str]:
 
 
 def series(metrics: Counter[str], name: str) -> dict[tuple[str, ...], float]:
-    """The values of a metric that are not zero, by the values of its labels."""
+    """The nonzero values of a metric, by label values."""
     found: dict[tuple[str, ...], float] = {}
     for line, value in metrics.items():
         if line.startswith(f"{name}{{") and value:
@@ -53,7 +53,7 @@ def series(metrics: Counter[str], name: str) -> dict[tuple[str, ...], float]:
 
 
 class Session:
-    """Clients of all dialects; what each says and hears is counted."""
+    """Clients of all dialects; everything that each sends and receives is counted."""
 
     def __init__(self, service: Service, stack: AsyncExitStack) -> None:
         self.service = service
@@ -69,7 +69,7 @@ class Session:
         return client
 
     async def say(self, client: Client, type_: str, /, **fields: Any) -> None:
-        """Say something, and wait until the server has done what is asked for."""
+        """Send a message, and wait until the server has processed it."""
         await self.say_text(client, type_, json.dumps({"type": type_, **fields}))
 
     async def say_text(self, client: Client, type_: str, text: str) -> None:
@@ -95,8 +95,8 @@ async def open_session(service: Service) -> AsyncIterator[Session]:
         yield Session(service, stack)
 
 
-async def be_put_out(session: Session) -> None:
-    """Say something to a server that first wants to know who it is."""
+async def send_before_authenticating(session: Session) -> None:
+    """Send a message before authenticating."""
     client = await session.connect("mesh", "")
     await client.send("message", data="too early")
     session.said["mesh", "message"] += 1
@@ -105,7 +105,7 @@ async def be_put_out(session: Session) -> None:
 
 
 async def play(session: Session) -> None:
-    """All dialects, with mistakes."""
+    """A conversation in all dialects, with mistakes."""
     ann, bob, cyd = [await session.connect("room", name) for name in ("ann", "bob", "cyd")]
     await session.settle()
     await session.say(ann, "typing_start")
@@ -134,7 +134,7 @@ async def play(session: Session) -> None:
         await session.say(client, "auth_token", token="t", clientId=name, username=name)
     await session.say(fay, "message", data="to all")
     await session.say(gil, "ping", id=1)
-    await be_put_out(session)
+    await send_before_authenticating(session)
     hal = await session.connect("announce", "hal")
     await session.settle()
     await session.say(hal, "get_active_broadcast")
@@ -151,7 +151,7 @@ async def play(session: Session) -> None:
     await session.settle()
 
 
-async def test_a_session_is_counted_number_for_number(service: Service) -> None:
+async def test_session_is_counted_exactly(service: Service) -> None:
     async with open_session(service) as session:
         await play(session)
         during = await read_metrics(service)
@@ -177,7 +177,7 @@ async def test_a_session_is_counted_number_for_number(service: Service) -> None:
     assert series(after, "trio_signal_closed_total") == {("1000",): 13, ("1008",): 1}
 
 
-async def test_a_fan_out_is_as_large_as_its_audience(service: Service) -> None:
+async def test_fan_out_counts_the_receivers(service: Service) -> None:
     async with open_session(service) as session:
         ann, *_ = [await session.connect("room", name) for name in ("ann", "bob", "cyd")]
         await session.settle()
@@ -187,8 +187,8 @@ async def test_a_fan_out_is_as_large_as_its_audience(service: Service) -> None:
         assert after["trio_signal_fan_out_peers_sum"] - before["trio_signal_fan_out_peers_sum"] == 3
 
 
-async def test_what_goes_between_replicas_is_measured(service: Service) -> None:
-    """Once a second by each of them, whether somebody is there or not."""
+async def test_delivery_between_replicas_is_measured(service: Service) -> None:
+    """Each replica measures once a second, whether or not anybody is connected."""
     if len(service.bases) == 1:
         assert not series(await read_metrics(service), "trio_signal_redis_connected")
         return
@@ -202,7 +202,7 @@ async def test_what_goes_between_replicas_is_measured(service: Service) -> None:
     assert series(metrics, "trio_signal_redis_gaps_total") == {}
 
 
-def test_a_histogram_counts_up_to_each_bound() -> None:
+def test_histogram_buckets_are_cumulative() -> None:
     histogram = Histogram((1, 2))
     for value in (0.5, 1, 1.5, 7):
         histogram.observe(value)
@@ -211,28 +211,28 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_the_type_of_each_text_is_found_where_it_is_looked_for(dialect: str) -> None:
+def test_type_of_every_message_is_found(dialect: str) -> None:
     for struct in outgoing(dialect):
         fields = [field.encode_name for field in msgspec.structs.fields(struct)]
-        if tag(struct) is None:  # it is a part of one, or several types have it
+        if tag(struct) is None:  # it is nested in one, or several types share it
             assert "type" not in fields[1:]
         else:
             blank = struct(**dict.fromkeys((f.name for f in msgspec.structs.fields(struct)), ""))
             assert type_of(encode(blank)).decode() == tag(struct)
 
 
-def test_a_text_without_json_is_its_own_type() -> None:
+def test_plain_text_is_its_own_type() -> None:
     assert [type_of(b"ping"), type_of(b"")] == [b"ping", b""]
 
 
-def test_codes_of_ones_own_count_together() -> None:
+def test_unknown_close_codes_are_counted_together() -> None:
     metrics = Metrics()
     for code in (4000, 4999, 1000):
         metrics.count_closed(code)
     assert (metrics.closed[OTHER], metrics.closed[1000]) == (2, 1)
 
 
-async def test_a_dialect_that_is_named_twice_is_measured_once(serve: Serve) -> None:
+async def test_repeated_dialect_is_measured_once(serve: Serve) -> None:
     async with serve(dialects="mesh, room,mesh") as service, httpx.AsyncClient() as http:
         text = (await http.get(f"http://{service.base}/metrics")).text
         lines = [line for line in text.splitlines() if not line.startswith("#")]
@@ -241,7 +241,7 @@ async def test_a_dialect_that_is_named_twice_is_measured_once(serve: Serve) -> N
 
 
 async def report_quality(service: Service, *reports: dict[str, Any]) -> Counter[str]:
-    """The metrics after one client sent these."""
+    """The metrics after one client has sent these reports."""
     async with service.connect("/ws/r") as ann:
         await ann.expect("auth_required")
         await ann.send("auth_token", clientId="ann")
@@ -253,7 +253,7 @@ async def report_quality(service: Service, *reports: dict[str, Any]) -> Counter[
         return await read_metrics(service)
 
 
-async def test_reports_of_calls_are_added_up_where_the_server_wants_them(serve: Serve) -> None:
+async def test_quality_reports_are_summed_when_enabled(serve: Serve) -> None:
     async with serve(quality_interval=30) as service:
         first = {"checked": 3, "silent": 1, "connected": 4, "relayed": 2, "failed": 1}
         bad = {"checked": 201}, {"silent": -1}, {"round_trips": [70_000]}, {"round_trips": [1] * 51}
@@ -276,9 +276,9 @@ async def test_reports_of_calls_are_added_up_where_the_server_wants_them(serve: 
         assert series(metrics, "trio_signal_calls_total") == {}
 
 
-async def test_a_client_that_reports_all_the_time_is_slowed_down(serve: Serve) -> None:
+async def test_frequent_quality_reports_are_rate_limited(serve: Serve) -> None:
     async with serve(quality_interval=30, message_burst=50, messages_per_second=20) as service:
         began = trio.current_time()
         metrics = await report_quality(service, *[{"checked": 1}] * 10)
         assert metrics["trio_signal_quality_reports_total"] == 10
-        assert trio.current_time() - began > 2  # 10 reports of 11 tokens, of which there are 50
+        assert trio.current_time() - began > 2  # 10 reports of 11 tokens each, with 50 available

@@ -1,4 +1,4 @@
-"""What is often typed or set wrong, and the one sentence that it gets."""
+"""Common mistakes in commands and settings, and the one sentence that each prints."""
 
 import os
 import re
@@ -28,7 +28,7 @@ _REDIS = (
 )
 _ALONE = "need REDIS_URL or --redis-url, or peers on different workers would not see each other"
 
-#: The command, with variables before it, and what it says.
+#: The command line, with variables before it, and its output.
 MISTAKES = (
     # Commands
     ("servee", "there is no command 'servee'; did you mean serve?"),
@@ -36,14 +36,14 @@ MISTAKES = (
     ("user ad ann", "there is no command 'user ad'; did you mean user add?"),
     ("user show", "there is no command 'user show'; see trio-signal user --help"),
     ("db migrate", "there is no command 'db migrate'; see trio-signal db --help"),
-    # Options that are not there
+    # Unknown options
     ("--verison", "there is no option --verison; did you mean --version?"),
     ("-v", "there is no option -v; see trio-signal --help"),
     ("serve --prot 9000", "serve has no option --prot; did you mean --port?"),
     ("serve -p 9000", "serve has no option -p; see trio-signal serve --help"),
     ("token --sub ann --rooms a", "token has no option --rooms; did you mean --room?"),
     ("tail lobby --user ann", "tail has no option --user; did you mean --username?"),
-    # Values that are missing, or too many
+    # Missing and excess values
     ("serve --port", "--port needs a value: port to listen on; 0 picks a free one"),
     ("serve --host", "--host needs a value: address to listen on"),
     ("rooms --url", "--url needs a value: address of the server"),
@@ -59,7 +59,7 @@ MISTAKES = (
     ("tail", "tail needs ROOM: id of the room"),
     ("user add", "user add needs USER_ID: user id, which is also the login name"),
     ("compare", "compare needs [OLD] NEW: the two servers; with --replay only the new one"),
-    # Values that cannot be
+    # Invalid values
     ("serve --port 99999", f"--port {_PORT} '99999'"),
     ("serve --port http", f"--port {_PORT} 'http'"),
     ("serve --port -1", f"--port {_PORT} '-1'"),
@@ -166,7 +166,7 @@ MISTAKES = (
 
 
 def type_(line: str) -> Result:
-    """Run a command line as a shell would, with no variable of ours but those before it."""
+    """Run a command line as a shell would, with only the variables before it set."""
     words = shlex.split(line)
     variables = {}
     while re.match("[A-Z_]+=", words[0]):
@@ -175,7 +175,7 @@ def type_(line: str) -> Result:
 
 
 @pytest.mark.parametrize(("line", "sentence"), MISTAKES, ids=[line for line, _ in MISTAKES])
-def test_a_mistake_gets_one_sentence(
+def test_mistake_prints_one_sentence(
     line: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -187,7 +187,7 @@ def test_a_mistake_gets_one_sentence(
 
 
 @pytest.mark.parametrize("group", ["", "user", "db"])
-def test_a_group_alone_prints_its_help(group: str) -> None:
+def test_group_without_command_prints_its_help(group: str) -> None:
     done = run(*group.split())
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith("Usage: ")
@@ -205,14 +205,14 @@ def test_a_group_alone_prints_its_help(group: str) -> None:
         ("localhost:8000", "http://localhost:8000"),
         ("127.0.0.1:8000", "http://127.0.0.1:8000"),
         ("[::1]:8000", "http://[::1]:8000"),
-        # A token goes along: nothing but this machine is trusted without TLS.
+        # The request carries a token: only this machine is trusted without TLS.
         ("127.0.0.1.example.com", "https://127.0.0.1.example.com"),
         ("signal.example.com/path", "https://signal.example.com/path"),
         ("10.0.0.1:8000", "https://10.0.0.1:8000"),
         (" localhost ", "http://localhost"),
     ],
 )
-def test_an_address_is_understood(typed: str, url: str) -> None:
+def test_server_url_is_completed(typed: str, url: str) -> None:
     assert server_url(typed) == url
 
 
@@ -222,13 +222,13 @@ async def _speak_http(stream: trio.SocketStream) -> None:
 
 
 async def _speak_tls(stream: trio.SocketStream) -> None:
-    """As a TLS server does to one that does not: it sends an alert."""
+    """As a TLS server answers plain text: it sends an alert."""
     await stream.receive_some()
     await stream.send_all(b"\x15\x03\x03\x00\x02\x022")
 
 
 @pytest.mark.parametrize("command", ["rooms", "tail lobby"])
-async def test_https_against_http_says_so(command: str) -> None:
+async def test_https_to_an_http_server_is_reported(command: str) -> None:
     async with listen(_speak_http) as base:
         done = await run_command(*command.split(), "--url", f"wss://{base}")
     assert (done.returncode, done.stdout) == (1, b"")
@@ -238,7 +238,7 @@ async def test_https_against_http_says_so(command: str) -> None:
     )
 
 
-async def test_http_against_https_says_so() -> None:
+async def test_http_to_an_https_server_is_reported() -> None:
     async with listen(_speak_tls) as base:
         done = await run_command("rooms", "--url", f"http://{base}")
     assert done.returncode == 1
@@ -259,13 +259,13 @@ async def test_http_against_https_says_so() -> None:
         ("TRIO_SIGNAL_XYZZY", None),
     ],
 )
-def test_the_nearest_variable_is_named(variable: str, nearest: str | None) -> None:
+def test_nearest_variable_is_suggested(variable: str, nearest: str | None) -> None:
     known = ["TRIO_SIGNAL_HOST", "trio_signal_host", "TRIO_SIGNAL_URL", "TRIO_SIGNAL_TOKEN", "PORT"]
     assert unknown_variables([variable, *known]) == {variable: nearest}
 
 
 def typed(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command as a process of its own."""
+    """The command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "trio_signal", *arguments],
         capture_output=True,
@@ -276,7 +276,7 @@ def typed(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_serve_check_says_whether_it_would_start(tmp_path: Path) -> None:
+def test_serve_check_reports_whether_it_would_start(tmp_path: Path) -> None:
     database = tmp_path / "signal.db"
     variables = {"DATABASE_URL": f"sqlite:///{database}", "TRIO_SIGNAL_JWTSECRET": "x"}
     good = typed("serve", "--check", "--port", "0", **variables)
@@ -295,7 +295,7 @@ def test_serve_check_says_whether_it_would_start(tmp_path: Path) -> None:
 
 
 def test_help_and_version_import_little() -> None:
-    """They take a tenth of a second of CPU; what they import costs more where it is slow."""
+    """They take a tenth of a second of CPU; on a slow machine, more imports would be noticeable."""
     code = (
         "import sys; from trio_signal.cli import app\n"
         "try: app(sys.argv[1:])\n"

@@ -1,16 +1,15 @@
-"""Whatever peers do, what each was told adds up to the truth.
+"""Whatever peers do, everything that each receives adds up to the truth.
 
-Steps are drawn at random and done by real clients of all dialects that know of
-presence. Each client keeps a view of its rooms, only from what it was told;
-the test keeps the truth, only from what the clients did. After each wave of
-steps the two must be the same, for everybody.
+Steps are drawn at random and done by real clients of all dialects with presence. Each client
+builds a view of its rooms from what it received alone; the test records the truth from what the
+clients did. After each wave of steps the two must be equal, for everybody.
 
-In one test the waves are single steps, so all is determined. In the others some
-clients act at the same instant: then who won a contest is read off the outcome,
-but there is one winner, and everybody agrees on it. In the last one they are
-spread over three replicas.
+In one test the waves are single steps, so all results are determined. In the others some clients
+act at the same time: then the winner of a contest is read from the result, but there is exactly
+one winner, and everybody agrees on it. In the last test the clients are spread over three
+replicas.
 
-A witness in each room, who only listens, tells which peer id belongs to whom.
+A witness in each room, which only listens, knows which peer id belongs to whom.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +33,7 @@ from trio_signal.auth import make_login_token
 
 
 class Verb(Enum):
-    """What a client does. One that is not connected comes, and may go live at once."""
+    """What a client does. A client without a connection connects first, and may go live at once."""
 
     JOIN = "join"
     LIVE = "go live"
@@ -57,7 +56,7 @@ _ROOMS = ("r1", "r2")
 
 
 class Step(NamedTuple):
-    """Somebody does something in a room."""
+    """One client does something in a room."""
 
     seat: str
     verb: Verb
@@ -65,9 +64,9 @@ class Step(NamedTuple):
 
 
 class Seat:
-    """Somebody at a tab or a phone, who may have a connection.
+    """A tab or a phone, which may have a connection.
 
-    `rooms` is the truth: where it is, and with which media it is live there.
+    `rooms` is the truth: the rooms it is in, and the media with which it is live there.
     """
 
     def __init__(self, world: "World", label: str, user: str) -> None:
@@ -84,14 +83,14 @@ class Seat:
 
     @property
     def name(self) -> str:
-        """What its connection is called; a new one is called something else."""
+        """The name of its connection; a new connection has a new name."""
         return f"{self.label} {self._connections}"
 
     @property
     def connected(self) -> bool:
         return self.client is not None
 
-    # To do
+    # Actions
 
     async def act(self, verb: Verb, room: str) -> None:
         if not self.connected:
@@ -127,7 +126,7 @@ class Seat:
         await self.act(Verb.JOIN, room)
 
     async def join(self, room: str) -> None:
-        """Where the room stands in the path, there is nothing to join."""
+        """Nothing to do if the room is part of the path."""
 
     async def leave(self, room: str) -> None:
         await self.go(Verb.CLOSE)
@@ -163,17 +162,17 @@ class Seat:
         self.rooms[room] = media
         self.world.was_live.add((room, self.name))
 
-    # To hear
+    # Messages
 
     async def listen(self) -> None:
-        """Take in all that the server had to say up to now."""
+        """Process everything that the server has sent up to now."""
         if self.client is not None:
             for message in await self.client.settle():
                 self.hear(message)
 
     def hear(self, message: Message) -> None:
         room = self.room_of(message)
-        assert room in self.views, f"{self} was told of {room}: {message}"
+        assert room in self.views, f"{self} received a message about {room}: {message}"
         try:
             self.views[room].hear(message)
         except AssertionError as error:
@@ -181,7 +180,7 @@ class Seat:
             raise
 
     def room_of(self, message: Message) -> str:
-        """Which room a message is about."""
+        """The room that a message is about."""
         return next(iter(self.rooms))
 
     @property
@@ -189,7 +188,7 @@ class Seat:
         log = self.client.log if self.client else []
         return "\n".join(map(str, log[-12:]))
 
-    # To know
+    # Knowledge
 
     def truth(self, room: str, ids: Mapping[str, str]) -> Truth:
         peer_id = ids.get(self.name, "?")
@@ -202,7 +201,7 @@ class Seat:
 
 
 class RoomSeat(Seat):
-    """Somebody who speaks `room`."""
+    """A client of `room`."""
 
     async def come(self, room: str) -> None:
         await self.connect(f"/ws/{room}/{self.user}?username={quote(self.name)}")
@@ -224,7 +223,7 @@ class RoomSeat(Seat):
 
 
 class LiveSeat(Seat):
-    """Somebody who speaks `live`, in any number of rooms."""
+    """A client of `live`, in any number of rooms."""
 
     async def come(self, room: str) -> None:
         recalled = [self._enter(room) for room in self.world.lost.pop(self.user, set())]
@@ -274,16 +273,16 @@ class LiveSeat(Seat):
 
 
 class MeshSeat(Seat):
-    """Somebody who speaks `mesh`; two seats may claim the same client id."""
+    """A client of `mesh`; two seats may claim the same client id."""
 
     def __init__(self, world: "World", label: str, user: str) -> None:
         super().__init__(world, label, user)
-        #: Where it sits or has tried to, in this wave.
+        #: The room in which it is or has tried to be, in this wave.
         self.claim: str | None = None
 
     @property
     def name(self) -> str:
-        """The same for each connection: so it is the same identity."""
+        """The same for every connection, so that it is the same identity."""
         return self.user
 
     async def come(self, room: str) -> None:
@@ -303,7 +302,7 @@ class MeshSeat(Seat):
             assert (self.client is None) == any(rival.name != self.name for rival in rivals)
 
     async def come_back(self, room: str) -> None:
-        """Before the old connection is gone: the new one takes its place."""
+        """Reconnect before the old connection is gone: the new one replaces it."""
         old = self.client
         assert old is not None
         await self.come(next(iter(self.rooms)))
@@ -320,7 +319,7 @@ class MeshSeat(Seat):
     def replaced(self, closed: ConnectionClosed) -> None:
         assert closed.reason is not None
         assert closed.reason.code == 4409, f"{self} was closed: {closed.reason}"
-        assert not (self.world.alone and self in self.world.acting), "the newer was closed"
+        assert not (self.world.alone and self in self.world.acting), "the newer one closed"
         claims = self.world.claims(self)
         assert any(rival.name == self.name for rival in claims), f"{self} was replaced"
         self._lose()
@@ -347,7 +346,7 @@ class MeshSeat(Seat):
             self.replaced(closed)
 
     async def listen(self) -> None:
-        """In this dialect's own words: a WebSocket ping never returns if the server closes."""
+        """Use a ping of this dialect: a WebSocket ping never returns if the server closes."""
         if self.client is None:
             return
         try:
@@ -362,7 +361,7 @@ class MeshSeat(Seat):
 
 
 class Impostor(MeshSeat):
-    """Somebody who would like another's client id."""
+    """A client that wants another client's id."""
 
     @property
     def name(self) -> str:
@@ -370,13 +369,13 @@ class Impostor(MeshSeat):
 
 
 class StreamSeat(Seat):
-    """Somebody who speaks `stream`."""
+    """A client of `stream`."""
 
     async def come(self, room: str) -> None:
         await self.connect(f"/ws?token={make_login_token(self.name)}")
 
     async def act_in(self, room: str, verb: Verb) -> None:
-        """Whoever broadcasts need not join."""
+        """A broadcaster need not join first."""
         if verb in _MEDIA:
             await self.go_live(room, _MEDIA[verb])
         else:
@@ -403,8 +402,8 @@ class StreamSeat(Seat):
         await self.send("end-stream", streamId=room)
 
     def thrown_out(self, room: str) -> None:
-        """A newer broadcaster has taken the stream over."""
-        assert self.view_of(room).taken, f"{self} was not told that it is out"
+        """A newer broadcaster has taken over the stream."""
+        assert self.view_of(room).taken, f"{self} was not told that it lost the stream"
         del self.rooms[room]
         del self.views[room]
 
@@ -416,7 +415,7 @@ class StreamSeat(Seat):
 
 
 class Witness(MeshSeat):
-    """Somebody who only listens, all the time."""
+    """A client that only listens, all the time."""
 
     def __init__(self, world: "World", room: str) -> None:
         super().__init__(world, f"witness of {room}", f"witness-{room}")
@@ -430,7 +429,7 @@ class Witness(MeshSeat):
 
     @property
     def ids(self) -> dict[str, str]:
-        """The peer id of each that is or was in the room, by name."""
+        """The peer id of everybody who is or was in the room, by name."""
         return {self.name: self.user, **self.view.ids}
 
     def sees(self, seat: Seat) -> bool:
@@ -442,7 +441,7 @@ class Witness(MeshSeat):
         return told is not None and self.ids.get(seat.name) in told.live
 
 
-#: What they speak and who they are, by label.
+#: Dialect and user of each seat, by label.
 SEATS: dict[str, tuple[type[Seat], str]] = {
     "room ann 1": (RoomSeat, "ann"),
     "mesh dan 1": (MeshSeat, "dan"),
@@ -461,7 +460,7 @@ SEATS: dict[str, tuple[type[Seat], str]] = {
 
 
 class World:
-    """All seats, and what is true of them."""
+    """All seats, and the truth about them."""
 
     def __init__(self, service: Service, nursery: trio.Nursery) -> None:
         self.service = service
@@ -473,18 +472,18 @@ class World:
             label: seat(self, label, f"{user}-{run}") for label, (seat, user) in SEATS.items()
         }
         self.witnesses = {room: Witness(self, room) for room in self.rooms.values()}
-        #: Into which rooms the users of `live` will be put again.
+        #: The rooms that the users of `live` will rejoin.
         self.lost: dict[str, set[str]] = {}
         #: By room and name.
         self.was_live: set[tuple[str, str]] = set()
-        # Of the present wave: who was live before it and with which media, and so on.
+        # For the present wave: who was live before it, with which media, and so on.
         self.live: dict[tuple[str, Seat], str] = {}
         self.acting: set[Seat] = set()
         self.contenders: dict[str, set[Seat]] = {}
 
     @property
     def alone(self) -> bool:
-        """Only one acts, so what comes of it is certain."""
+        """Only one seat acts, so the result is certain."""
         return len(self.acting) == 1
 
     @property
@@ -495,7 +494,7 @@ class World:
         return [seat for seat in self.everybody if room in seat.rooms]
 
     def rivals(self, me: MeshSeat, room: str) -> list[Seat]:
-        """The others that sit in a room under the same client id."""
+        """The other seats in a room with the same client id."""
         return [
             seat
             for seat in self.seated(room)
@@ -503,7 +502,7 @@ class World:
         ]
 
     def claims(self, me: MeshSeat) -> list[Seat]:
-        """The same, with those that went or were refused in this wave."""
+        """The same, including those that left or were refused in this wave."""
         return [
             seat
             for seat in self.everybody
@@ -515,7 +514,7 @@ class World:
     # A wave of steps
 
     async def wave(self, steps: Sequence[Step]) -> None:
-        """Some act at the same instant; then all must agree."""
+        """Some seats act at the same time; then all must agree."""
         chosen = list(self._compatible(steps))
         self._begin_wave()
         self.acting = {self.seats[step.seat] for step in chosen}
@@ -534,7 +533,7 @@ class World:
         self._check_surprises()
 
     def _compatible(self, steps: Sequence[Step]) -> Iterator[Step]:
-        """All but those whose rooms nobody could tell: who comes just when another tab goes."""
+        """Leave out unpredictable steps: a user connects just when its other tab goes."""
         comes: set[str] = set()
         goes: set[str] = set()
         for step in steps:
@@ -560,7 +559,7 @@ class World:
                 seat.claim = None
 
     async def _end_contest(self, room: str, contenders: set[Seat]) -> None:
-        """A stream has one broadcaster; whoever was it before, or nearly, is thrown out."""
+        """A stream has one broadcaster; earlier and losing ones are removed."""
         witness = self.witnesses[room]
         streams = [seat for seat in self.seated(room) if isinstance(seat, StreamSeat)]
         winner = await self._winner(witness, streams, contenders)
@@ -568,17 +567,17 @@ class World:
         for seat in streams:
             was_live = (room, seat.name) in self.was_live
             if not witness.sees(seat):
-                assert was_live, f"{seat} was thrown out"
+                assert was_live, f"{seat} was removed"
                 await seat.listen()
                 seat.thrown_out(room)
             elif seat is not winner:
-                assert not (self.alone and seat.rooms[room]), f"{seat} was not thrown out"
+                assert not (self.alone and seat.rooms[room]), f"{seat} was not removed"
                 seat.rooms[room] = None
 
     async def _winner(
         self, witness: Witness, streams: Sequence[Seat], contenders: set[Seat]
     ) -> Seat:
-        """Who is live alone; another replica may not know of the contenders yet."""
+        """The only live seat; another replica may not know all contenders yet."""
         with trio.fail_after(PATIENCE):
             while True:
                 await witness.listen()
@@ -587,7 +586,7 @@ class World:
                     return live[0]
 
     async def _end_takeovers(self, room: str) -> None:
-        """Of those that claim one client id, all but one are closed."""
+        """Of the connections that claim one client id, all but one are closed."""
         with trio.fail_after(PATIENCE):
             for seat in self.seated(room):
                 while isinstance(seat, MeshSeat) and self.rivals(seat, room):
@@ -597,7 +596,7 @@ class World:
                         break
 
     async def _agree(self, *, patient: bool) -> None:
-        """Everybody's views are the truth: at once, or soon and from then on."""
+        """All views must equal the truth: at once, or soon and from then on."""
         await self._listen()
         if patient:
             with trio.move_on_after(PATIENCE):
@@ -630,17 +629,17 @@ class World:
         return "\n".join(found)
 
     def _check_surprises(self) -> None:
-        """What a client cannot judge by itself."""
+        """Check what a client cannot judge by itself."""
         for room in self.witnesses:
             for seat in self.seated(room):
                 view = seat.views[room]
                 if isinstance(view, LiveView):
-                    assert view.surprises() <= self._changing(room), f"{seat} was told twice"
+                    assert view.surprises() <= self._changing(room), f"{seat} was notified twice"
                 elif isinstance(view, StreamView):
                     self._check_viewers(room, seat, *view.surprises())
 
     def _changing(self, room: str) -> set[str]:
-        """Users that went on with other media; of their other tabs' media nothing was told."""
+        """Users that changed their media; changes in their other tabs are not announced."""
         return {
             seat.user
             for seat in self.acting
@@ -648,16 +647,16 @@ class World:
         }
 
     def _check_viewers(self, room: str, seat: Seat, twice: set[str], never: set[str]) -> None:
-        """A broadcaster is told again if it or the viewer asks; who is live is no viewer."""
+        """A viewer is announced again if it or the broadcaster asks; a live peer is no viewer."""
         if seat in self.acting:
             return
         ids = self.witnesses[room].ids
         acting = {ids.get(seat.name) for seat in self.acting}
-        assert twice <= acting, f"{seat} was told twice"
+        assert twice <= acting, f"{seat} was notified twice"
         was_live = {ids.get(name) for where, name in self.was_live if where == room}
-        assert never <= was_live, f"{seat} was not told"
+        assert never <= was_live, f"{seat} was not notified"
 
-    # The whole
+    # The whole run
 
     async def begin(self) -> None:
         for room, witness in self.witnesses.items():
@@ -665,7 +664,7 @@ class World:
             await witness.come(room)
 
     async def end(self) -> None:
-        """All go at the same instant, each in its own way."""
+        """All leave at the same time, each in its own way."""
         ways = cycle(_WAYS_OUT)
         leaving = [seat for seat in self.seats.values() if seat.connected]
         await self.wave([Step(seat.label, next(ways), "r1") for seat in leaving])
@@ -705,22 +704,22 @@ def by_seat(step: Step) -> str:
     return step.seat
 
 
-#: Who comes before anything else is done.
+#: Who joins before anything else happens.
 crowds = st.lists(comings, max_size=len(SEATS), unique_by=by_seat)
 waves = st.lists(steps, min_size=1, max_size=5, unique_by=by_seat)
 
 thorough = settings(
-    # The fixture only knows how to start a server; each example starts its own.
+    # The fixture only starts servers; each example starts its own.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
-#: Who watches hears of the end, though nobody leaves.
+#: Viewers learn of the end, although nobody leaves.
 reload_while_live = example(
     crowd=[Step("stream 1", Verb.JOIN, "r1"), Step("mesh dan 1", Verb.LIVE, "r1")],
     steps=[Step("mesh dan 1", Verb.RETURN, "r1")],
 )
-#: Only the first to come back is put into the rooms of the lost connection.
+#: Only the first to reconnect rejoins the rooms of the lost connection.
 two_tabs_after_a_loss = example(
     crowd=[Step("live cem 1", Verb.JOIN, "r1")],
     steps=[
@@ -735,19 +734,21 @@ two_tabs_after_a_loss = example(
 @reload_while_live
 @two_tabs_after_a_loss
 @given(crowd=crowds, steps=st.lists(steps, min_size=4, max_size=30))
-async def test_one_after_the_other(serve: Serve, crowd: list[Step], steps: list[Step]) -> None:
+async def test_views_match_after_single_steps(
+    serve: Serve, crowd: list[Step], steps: list[Step]
+) -> None:
     await play(serve, [[step] for step in [*crowd, *steps]])
 
 
 @settings(thorough, max_examples=25 * EFFORT)
 @given(crowd=crowds, waves=st.lists(waves, min_size=2, max_size=16))
-async def test_at_the_same_instant(
+async def test_views_match_after_concurrent_steps(
     serve: Serve, crowd: list[Step], waves: list[list[Step]]
 ) -> None:
     await play(serve, [crowd, *waves])
 
 
-#: Of two connections with one client id, what the older does must not go for the newer.
+#: Of two connections with one client id, commands of the older must not affect the newer.
 one_id_twice = example(
     crowd=[
         Step("mesh dan 1", Verb.LIVE, "r1"),
@@ -757,7 +758,7 @@ one_id_twice = example(
     ],
     waves=[],
 )
-#: Its new connection may be at another replica before Redis knows that the old one is lost.
+#: The new connection may reach another replica before Redis knows that the old one is lost.
 come_back_elsewhere = example(
     crowd=[Step("live cem 1", Verb.JOIN, "r1")],
     waves=[[Step("live cem 1", Verb.RETURN, "r1")]] * 5,
@@ -768,7 +769,7 @@ come_back_elsewhere = example(
 @one_id_twice
 @come_back_elsewhere
 @given(crowd=crowds, waves=st.lists(waves, max_size=4))
-async def test_at_the_same_instant_on_three_replicas(
+async def test_views_match_after_concurrent_steps_on_three_replicas(
     redis_url: str, crowd: list[Step], waves: list[list[Step]]
 ) -> None:
     await play(partial(serve_replicas, 3, redis_url), [crowd, *waves])

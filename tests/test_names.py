@@ -1,4 +1,4 @@
-"""Names from clients."""
+"""Names and pictures from clients."""
 
 import logging
 import unicodedata
@@ -31,12 +31,12 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("said", "shown"), NAMES)
-def test_a_name_is_made_harmless(said: str | None, shown: str | None) -> None:
+def test_name_is_cleaned(said: str | None, shown: str | None) -> None:
     assert clean_name(said) == shown
 
 
 @given(st.text(max_size=200))
-def test_no_name_breaks_a_line_or_turns_it_around(said: str) -> None:
+def test_control_characters_are_removed_from_names(said: str) -> None:
     name = clean_name(said)
     if name is not None:
         assert 0 < len(name) <= MAX_NAME
@@ -46,12 +46,12 @@ def test_no_name_breaks_a_line_or_turns_it_around(said: str) -> None:
         assert clean_name(name) == name
 
 
-def test_forging_needs_a_line_break(caplog: pytest.LogCaptureFixture) -> None:
+def test_name_cannot_forge_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("names").warning("%s came", clean_name("Ann\nERROR the server is down"))
     assert caplog.text.count("\n") == 1
 
 
-def test_a_picture_is_taken_as_it_is_or_not_at_all() -> None:
+def test_picture_is_kept_unchanged_or_dropped() -> None:
     for url in (None, "", "a.png", "x" * MAX_PICTURE):
         assert clean_picture(url) == url
     assert clean_picture("x" * (MAX_PICTURE + 1)) is None

@@ -1,4 +1,4 @@
-"""What is held back from a client, for how long, and when an offer is asked for again."""
+"""Signals held back from a client, for how long, and when an offer is requested again."""
 
 from msgspec import Raw
 
@@ -49,8 +49,8 @@ def test_candidates_for_a_viewer_wait_for_its_answer() -> None:
     assert eve.due == NEVER
 
 
-def test_candidates_for_who_ignores_offers_wait_for_an_answer_or_are_dropped() -> None:
-    """They would keep its old connection from failing, and so for ever from an answer."""
+def test_candidates_for_viewer_ignoring_offers_wait_or_are_dropped() -> None:
+    """They would keep its old connection from failing, so it would never answer."""
     eve = Negotiations()
     first, second, third = (signal("candidate", HOST, EVE, p) for p in (b"1", b"2", b"3"))
     eve.hear(offer(), 10)
@@ -64,8 +64,8 @@ def test_candidates_for_who_ignores_offers_wait_for_an_answer_or_are_dropped() -
     assert eve.hear(third, 26) == [third]
 
 
-def test_candidates_for_who_has_answered_before_wait_for_an_answer_or_are_dropped() -> None:
-    """Also those of another broadcaster: a page that reloads is one."""
+def test_candidates_for_viewer_that_answered_before_wait_or_are_dropped() -> None:
+    """Also those of another broadcaster: a page that reloads is another one."""
     eve, other = Negotiations(), member("other", dialect="stream", live="video")
     eve.hear(offer(), 10)
     eve.say(answer(), 11)
@@ -104,7 +104,7 @@ def test_candidates_without_an_offer_do_not_wait() -> None:
     assert Negotiations().hear(candidate, 10) == [candidate]
 
 
-def test_what_would_be_too_much_is_told_at_once_and_in_order() -> None:
+def test_too_many_candidates_are_released_in_order() -> None:
     for size, count in ((1, MAX_HELD), (9_000, MAX_HELD_BYTES // 9_200)):
         eve = Negotiations()
         eve.hear(offer(), 10)
@@ -130,14 +130,14 @@ def test_candidates_for_the_broadcaster_follow_the_answer() -> None:
     assert host.due == NEVER
 
 
-def test_each_viewer_is_waited_for_alone() -> None:
+def test_viewers_are_waited_for_separately() -> None:
     host, candidate = Negotiations(), signal("candidate", BOB, HOST)
     host.say(offer(EVE), 10)
     assert host.hear(candidate, 10.1) == [candidate]
 
 
 def asked(host: Negotiations, until: float, *, offering: float = NEVER) -> list[float]:
-    """When offers are asked for up to a moment; the broadcaster makes them `offering` later."""
+    """When offers are requested until a time; the broadcaster answers `offering` seconds later."""
     times = []
     while (now := host.due) <= until:
         _, unanswered = host.take_due(now)
@@ -149,7 +149,7 @@ def asked(host: Negotiations, until: float, *, offering: float = NEVER) -> list[
     return times
 
 
-def test_an_offer_without_an_answer_is_asked_for_four_times() -> None:
+def test_unanswered_offer_is_requested_four_times() -> None:
     host = Negotiations()
     host.say(offer(), 0)
     assert asked(host, 1000) == [3, 6, 12, 24] == list(ASK_AFTER)
@@ -158,14 +158,14 @@ def test_an_offer_without_an_answer_is_asked_for_four_times() -> None:
     assert asked(host, 3000) == [2003, 2006, 2012, 2024]
 
 
-def test_who_offers_whenever_it_is_asked_is_asked_in_two_rounds() -> None:
-    """A viewer may need half a minute; one that never answers costs no more than a minute."""
+def test_repeated_offers_are_requested_in_two_rounds() -> None:
+    """A viewer may need half a minute; one that never answers is given up after a minute."""
     host = Negotiations()
     host.say(offer(), 0)
     assert asked(host, 1000, offering=0) == [3, 6, 12, 24, 27, 30, 36, 48]
 
 
-def test_no_offer_is_asked_for_behind_an_answer() -> None:
+def test_no_offer_is_requested_after_an_answer() -> None:
     host = Negotiations()
     host.say(offer(), 0)
     assert asked(host, 4, offering=0.1) == [3]
@@ -173,7 +173,7 @@ def test_no_offer_is_asked_for_behind_an_answer() -> None:
     assert asked(host, 1000) == []
 
 
-def test_no_offer_is_asked_for_from_who_is_gone() -> None:
+def test_no_offer_is_requested_for_a_departed_viewer() -> None:
     host = Negotiations()
     host.say(offer(), 0)
     host.hear(signal("candidate", EVE, HOST), 1)
@@ -181,7 +181,7 @@ def test_no_offer_is_asked_for_from_who_is_gone() -> None:
     assert asked(host, 1000) == []
 
 
-def test_a_new_offer_of_its_own_accord_begins_anew() -> None:
+def test_new_unrequested_offer_starts_over() -> None:
     host = Negotiations()
     host.say(offer(), 0)
     host.say(offer(), 2)

@@ -32,7 +32,7 @@ async def get(base: str, what: str, **options: Any) -> Any:
 
 
 async def wait_online(service: Service, *user_ids: str, **options: Any) -> None:
-    """Until each replica says that these users are online, and no others."""
+    """Wait until every replica lists these users as online, and no others."""
     with trio.fail_after(PATIENCE):
         for base in service.bases:
             while True:
@@ -44,7 +44,7 @@ async def wait_online(service: Service, *user_ids: str, **options: Any) -> None:
 
 
 async def wait_stats(base: str, **numbers: int) -> None:
-    """Until this replica says so."""
+    """Wait until this replica returns these numbers."""
     with trio.fail_after(PATIENCE):
         while True:
             if await get(base, STATS) == numbers:
@@ -53,7 +53,7 @@ async def wait_stats(base: str, **numbers: int) -> None:
 
 
 async def move(client: Client, x: float, y: float) -> list[str]:
-    """Be there; who is near."""
+    """Move there; return who is near."""
     await client.send("update_location", x=x, y=y)
     answer = await client.wait_for("location_updated")
     near = answer["nearby_users"]
@@ -79,7 +79,7 @@ async def expect_place(client: Client, user_id: str, x: float, y: float) -> None
 # Who is online
 
 
-async def test_users_of_all_replicas_are_online_once_each_until_they_go(service: Service) -> None:
+async def test_users_of_all_replicas_are_listed_once(service: Service) -> None:
     await wait_online(service)
     async with sign_in(service, "ann"), enter(service, "bob") as bob, sign_in(service, "bob"):
         await wait_online(service, "ann", "bob")
@@ -110,7 +110,7 @@ async def test_other_dialects_are_not_online(service: Service) -> None:
         await wait_online(service, "ann")
 
 
-async def test_users_of_a_replica_that_stops_are_online_no_longer(redis_url: str) -> None:
+async def test_users_of_a_stopped_replica_go_offline(redis_url: str) -> None:
     async with serve_replicas(1, redis_url, redis_prefix="stops:") as service:
         async with (
             serve_replicas(1, redis_url, redis_prefix="stops:") as other,
@@ -125,7 +125,7 @@ async def test_users_of_a_replica_that_stops_are_online_no_longer(redis_url: str
 
 @asynccontextmanager
 async def running(replica: str, network: MemoryNetwork, told: list[Delivery]) -> AsyncIterator[Hub]:
-    """A replica without a socket; what it is told is kept."""
+    """A replica without a socket, which records its deliveries."""
     bus = MemoryBus(replica, network)
     hub = Hub(bus)
 
@@ -140,7 +140,7 @@ async def running(replica: str, network: MemoryNetwork, told: list[Delivery]) ->
         nursery.cancel_scope.cancel()
 
 
-async def test_replicas_where_nobody_is_online_greet_each_other_once() -> None:
+async def test_idle_replicas_greet_each_other_once() -> None:
     told: list[Delivery] = []
     network = MemoryNetwork()
     with trio.fail_after(PATIENCE):
@@ -149,7 +149,7 @@ async def test_replicas_where_nobody_is_online_greet_each_other_once() -> None:
     assert 1 <= len(told) <= 2
 
 
-async def test_an_answer_is_bounded_and_its_count_is_not(
+async def test_list_is_limited_but_its_count_is_not(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(online, "MAX_SHOWN", 2)
@@ -182,7 +182,7 @@ def as_(user_id: str, *rooms: str) -> dict[str, Any]:
     return {"headers": {"Authorization": f"Bearer {token(user_id, *rooms)}"}}
 
 
-async def test_users_with_tokens_know_of_those_with_whom_they_share_a_grant(
+async def test_tokens_show_users_with_a_shared_grant(
     redis_url: str,
 ) -> None:
     async with (
@@ -208,7 +208,7 @@ async def test_users_with_tokens_know_of_those_with_whom_they_share_a_grant(
             await other.expect_nothing()
 
 
-async def test_who_is_online_is_not_told_to_strangers(serve: Serve) -> None:
+async def test_online_list_needs_a_token(serve: Serve) -> None:
     async with serve(jwt_secret=SECRET) as service, httpx.AsyncClient() as http:
         answer = await http.get(f"http://{service.base}{USERS}")
         assert answer.status_code == 401
@@ -236,18 +236,18 @@ async def test_who_is_online_is_not_told_to_strangers(serve: Serve) -> None:
         (["[!a]"], ["a"], False),
         (["[!a]"], ["?"], True),
         (["[a"], ["*a"], True),
-        (["x*" * 200], ["*x" * 200], False),  # too long to be compared
+        (["x*" * 200], ["*x" * 200], False),  # too long to compare
     ],
 )
-def test_grants_share_a_room_or_do_not(one: list[str], other: list[str], shared: bool) -> None:
+def test_shared_rooms_of_two_grants(one: list[str], other: list[str], shared: bool) -> None:
     assert share_room(tuple(one), tuple(other)) is shared
     assert share_room(tuple(other), tuple(one)) is shared
 
 
-# Places
+# Locations
 
 
-async def test_a_place_is_told_to_all_others_in_whatever_rooms(service: Service) -> None:
+async def test_location_is_sent_to_all_other_users(service: Service) -> None:
     async with (
         enter(service, "ann") as ann,
         sign_in(service, "ann") as tab,
@@ -263,7 +263,7 @@ async def test_a_place_is_told_to_all_others_in_whatever_rooms(service: Service)
             await expect_place(other, "ann", 3, 4.5)
 
 
-async def test_who_is_near_is_told(service: Service) -> None:
+async def test_nearby_users_are_returned(service: Service) -> None:
     async with (
         sign_in(service, "ann") as ann,
         sign_in(service, "bob") as bob,
@@ -283,7 +283,7 @@ async def test_who_is_near_is_told(service: Service) -> None:
         assert await move(ann, 2, 3) == ["bob"]
 
 
-async def test_the_last_of_many_places_is_told_and_not_all_before(service: Service) -> None:
+async def test_frequent_locations_are_thinned_out(service: Service) -> None:
     async with sign_in(service, "ann") as ann, sign_in(service, "bob") as bob:
         began = trio.current_time()
         for n in range(200):
@@ -304,7 +304,7 @@ async def test_the_last_of_many_places_is_told_and_not_all_before(service: Servi
         *('"x":1e10,"y":1', '"x":1e400,"y":1', f'"x":1,"y":-{"9" * 400}'),
     ],
 )
-async def test_what_is_no_place_is_refused(serve: Serve, fields: str) -> None:
+async def test_invalid_location_is_refused(serve: Serve, fields: str) -> None:
     async with serve() as service, sign_in(service, "ann") as ann, sign_in(service, "bob") as bob:
         await ann.send_text(f'{{"type":"update_location",{fields}}}')
         await ann.expect("error", message="x and y coordinates required")
@@ -312,7 +312,7 @@ async def test_what_is_no_place_is_refused(serve: Serve, fields: str) -> None:
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-async def test_what_is_no_json_is_no_place(serve: Serve, number: str) -> None:
+async def test_location_must_be_valid_json(serve: Serve, number: str) -> None:
     async with serve() as service, sign_in(service, "ann") as ann:
         await ann.send_text(f'{{"type":"update_location","x":{number},"y":1}}')
         await ann.expect("error", message="Invalid JSON")

@@ -1,4 +1,4 @@
-"""The OpenAPI document is of the routes that there are, and the server does what it says."""
+"""The OpenAPI document covers every route, and the server behaves as documented."""
 
 import subprocess
 import sys
@@ -24,12 +24,12 @@ from trio_signal.web.openapi import NOT_DESCRIBED, make_document
 
 #: The secret of an API key.
 KEY = "the-secret-of-a-backend-has-48-bytes-or-more-since-HS384-wants-them"
-#: Seconds for some hundred requests.
+#: Time limit, in seconds, for some hundred requests.
 PATIENCE = 120.0
 EXAMPLES = 8
 
 
-def test_each_route_is_described_and_there_are_no_others() -> None:
+def test_document_covers_exactly_the_routes() -> None:
     settings = load_settings(api_keys=f"backend:{KEY}")
     announcements = Announcements(Store(settings.database_url.get_secret_value()), None)
     hub = Hub(MemoryBus("docs"), announcements=announcements)
@@ -45,7 +45,7 @@ def test_each_route_is_described_and_there_are_no_others() -> None:
 
 
 def calls_of(app: QuartTrio) -> set[str]:
-    """What the app answers, as the document writes it."""
+    """The calls that the app answers, written as in the document."""
     return {
         f"{method} {rule.rule.replace('<path:', '{').replace('<', '{').replace('>', '}')}"
         for rule in app.url_map.iter_rules()
@@ -53,7 +53,7 @@ def calls_of(app: QuartTrio) -> set[str]:
     }
 
 
-async def test_a_dialect_that_is_switched_off_has_no_routes(serve: Serve) -> None:
+async def test_disabled_dialect_has_no_routes(serve: Serve) -> None:
     async with serve(dialects="mesh,live") as service, httpx.AsyncClient() as http:
         base = f"http://{service.base}"
         document = (await http.get(f"{base}/openapi.json")).json()
@@ -61,13 +61,13 @@ async def test_a_dialect_that_is_switched_off_has_no_routes(serve: Serve) -> Non
         assert not {"/users", "/api/creator/broadcast"} & document["paths"].keys()
         for path in ("/rooms/r", "/users/ann", "/api/creator/broadcast/active"):
             assert (await http.get(base + path)).status_code == 404
-        # What it shares with another is there.
+        # Routes shared with an enabled dialect remain.
         assert document["paths"]["/rooms"].keys() == {"get"}
         for path in ("/rooms", "/api/rooms"):
             assert (await http.get(base + path)).json() == []
 
 
-async def test_the_document_is_complete(serve: Serve) -> None:
+async def test_document_is_complete(serve: Serve) -> None:
     async with serve() as service, httpx.AsyncClient() as http:
         document = (await http.get(f"http://{service.base}/openapi.json")).json()
     schemas = document["components"]["schemas"]
@@ -77,11 +77,11 @@ async def test_the_document_is_complete(serve: Serve) -> None:
     assert all(f"#/components/schemas/{name}" in text for name in schemas)
 
 
-async def test_the_server_does_what_it_says(serve: Serve, tmp_path: Path) -> None:
-    """Schemathesis: whatever is sent, status, type and body are those of the document.
+async def test_server_matches_the_document(serve: Serve, tmp_path: Path) -> None:
+    """Schemathesis: for any request, status, type and body match the document.
 
-    It takes no notice of what JSON Schema cannot say of a valid request, and a 503
-    that is documented is an error to it.
+    It does not know rules for valid requests that JSON Schema cannot express, and treats a
+    documented 503 as an error.
     """
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", "--no-color"),

@@ -24,7 +24,7 @@ CLOSE_FRAME = close_frame(1013, "Reads too slowly")
 
 @contextmanager
 def socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The server's end, which takes little before it would block, and the client's."""
+    """The server's end, with a small send buffer, and the client's."""
     server, client = socket.socketpair()
     with server, client:
         server.setblocking(False)
@@ -33,7 +33,7 @@ def socket_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 class Calling(Alarm):
-    """Calls somebody when it is set."""
+    """Calls a function when it is set."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Calling(Alarm):
 
 
 def numbered(number: int, size: int = 0) -> bytes:
-    """A text by which its place in the order shows; at least eight bytes."""
+    """A text that shows its place in the order; at least eight bytes."""
     return b"%08d" % number + b"." * (size - 8)
 
 
@@ -62,7 +62,7 @@ def read_what_is_there(sock: socket.socket, size: int = 10_000_000) -> bytes:
 
 
 async def flush_and_read(outbox: Outbox, client: socket.socket) -> bytes:
-    """Read until nothing waits any more; what came."""
+    """Read until nothing waits any more; return what arrived."""
     received = b""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(outbox.flush)
@@ -73,7 +73,7 @@ async def flush_and_read(outbox: Outbox, client: socket.socket) -> bytes:
 
 
 def fill(outbox: Outbox, *, size: int = 1000) -> int:
-    """Put frames until the outbox refuses one; how many it took."""
+    """Put frames until the outbox refuses one; return how many it took."""
     for number in range(1_000_000):
         if not outbox.put(text_frame(numbered(number, size))):
             return number
@@ -81,7 +81,7 @@ def fill(outbox: Outbox, *, size: int = 1000) -> int:
 
 
 async def goodbye(outbox: Outbox, server: socket.socket, client: socket.socket) -> list[Frame]:
-    """Send a close frame as the last thing; all that the client gets."""
+    """Send a close frame as the last frame; return everything that the client gets."""
     outbox.put_last(CLOSE_FRAME)
     received = b""
 
@@ -101,14 +101,14 @@ async def goodbye(outbox: Outbox, server: socket.socket, client: socket.socket) 
 
 @pytest.fixture
 async def flusher(nursery: trio.Nursery) -> Flusher:
-    """At work."""
+    """A running flusher."""
     flusher = Flusher()
     nursery.start_soon(flusher.run)
     return flusher
 
 
-async def test_what_is_put_in_one_turn_goes_out_together(flusher: Flusher) -> None:
-    server, client = socket.socketpair(type=socket.SOCK_SEQPACKET)  # a send, a packet
+async def test_frames_of_one_turn_are_sent_together(flusher: Flusher) -> None:
+    server, client = socket.socketpair(type=socket.SOCK_SEQPACKET)  # one packet for each send
     with server, client:
         server.setblocking(False)
         outbox = Outbox(server, LIMIT, flusher, Alarm())
@@ -120,7 +120,7 @@ async def test_what_is_put_in_one_turn_goes_out_together(flusher: Flusher) -> No
             assert (read_what_is_there(client), outbox.size) == (b"one two", 0)
 
 
-async def test_each_outbox_gets_its_own(flusher: Flusher) -> None:
+async def test_each_outbox_sends_its_own_frames(flusher: Flusher) -> None:
     with socket_pair() as (first, one), socket_pair() as (second, two):
         outboxes = [Outbox(sock, LIMIT, flusher, Alarm()) for sock in (first, second)]
         for number in range(100):
@@ -131,7 +131,7 @@ async def test_each_outbox_gets_its_own(flusher: Flusher) -> None:
             assert (numbers(frames), rest) == (list(range(parity, 100, 2)), b"")
 
 
-async def test_what_was_put_before_the_courier_works_is_not_forgotten() -> None:
+async def test_frames_put_before_the_flusher_runs_are_sent() -> None:
     flusher = Flusher()
     with socket_pair() as (server, client):
         outbox = Outbox(server, LIMIT, flusher, Alarm())
@@ -141,13 +141,13 @@ async def test_what_was_put_before_the_courier_works_is_not_forgotten() -> None:
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert read_what_is_there(client) == b"early"
-        # And what is put after it ended does no harm: a goodbye flushes.
+        # A frame put after the flusher has ended is harmless: closing flushes it.
         assert outbox.put(b"late")
         await outbox.flush()
         assert read_what_is_there(client) == b"late"
 
 
-async def test_late_ones_are_served_after_the_others(flusher: Flusher) -> None:
+async def test_late_outboxes_are_served_last(flusher: Flusher) -> None:
     order: list[str] = []
 
     class Noted(Outbox):
@@ -166,7 +166,7 @@ async def test_late_ones_are_served_after_the_others(flusher: Flusher) -> None:
     assert order == ["prompt", "late"]
 
 
-async def test_a_dead_outbox_does_not_keep_others_from_theirs(flusher: Flusher) -> None:
+async def test_dead_outbox_does_not_block_others(flusher: Flusher) -> None:
     with socket_pair() as (server, client), socket_pair() as (dying, gone):
         dead, outbox = (
             Outbox(dying, LIMIT, flusher, Alarm()),
@@ -181,7 +181,7 @@ async def test_a_dead_outbox_does_not_keep_others_from_theirs(flusher: Flusher) 
         assert not dead.put(b"anybody?")
 
 
-async def test_an_error_with_one_outbox_ends_its_connection_and_no_other(
+async def test_error_in_one_outbox_ends_only_its_connection(
     flusher: Flusher, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
@@ -201,7 +201,7 @@ async def test_an_error_with_one_outbox_ends_its_connection_and_no_other(
     assert [record.msg for record in caplog.records] == ["an outbox failed"]
 
 
-async def test_more_than_fits_in_one_turn_is_sent_before_the_limit_counts(flusher: Flusher) -> None:
+async def test_frames_are_sent_before_the_limit_applies(flusher: Flusher) -> None:
     server, client = socket.socketpair()
     with server, client:
         server.setblocking(False)
@@ -213,7 +213,7 @@ async def test_more_than_fits_in_one_turn_is_sent_before_the_limit_counts(flushe
         assert (numbers(frames), rest) == (list(range(50)), b"")
 
 
-async def test_the_rest_is_sent_when_the_client_reads(flusher: Flusher) -> None:
+async def test_rest_is_sent_when_the_client_reads(flusher: Flusher) -> None:
     with socket_pair() as (server, client):
         outbox = Outbox(server, 1_000_000, flusher, Alarm())
         frames = [text_frame(numbered(i, size=(i * 997) % 20_000)) for i in range(60)]
@@ -233,14 +233,14 @@ async def test_the_rest_is_sent_when_the_client_reads(flusher: Flusher) -> None:
         assert (outbox.size, outbox.behind) == (0, False)
 
 
-async def test_nothing_overtakes_what_waits(flusher: Flusher) -> None:
+async def test_new_frames_wait_behind_old_ones(flusher: Flusher) -> None:
     with socket_pair() as (server, client):
         outbox = Outbox(server, LIMIT, flusher, Alarm())
         assert outbox.put(text_frame(numbered(0, 30_000)))
         await wait_all_tasks_blocked()
         assert outbox.size > 0
         received = read_what_is_there(client)
-        # Now the socket would take this one, but it has to wait its turn.
+        # The socket would take this frame now, but it has to wait its turn.
         assert outbox.put(text_frame(numbered(1)))
         await wait_all_tasks_blocked()
         assert read_what_is_there(client) == b""
@@ -250,7 +250,7 @@ async def test_nothing_overtakes_what_waits(flusher: Flusher) -> None:
         assert (numbers(frames), torn) == ([0, 1], b"")
 
 
-async def test_after_waiting_the_flusher_sends_again(flusher: Flusher) -> None:
+async def test_flusher_sends_again_after_waiting(flusher: Flusher) -> None:
     with socket_pair() as (server, client), trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             outbox = Outbox(
@@ -271,12 +271,12 @@ async def test_after_waiting_the_flusher_sends_again(flusher: Flusher) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_full_outbox_refuses_what_comes_and_forgets_what_waits(flusher: Flusher) -> None:
+async def test_full_outbox_refuses_new_frames_and_drops_waiting_ones(flusher: Flusher) -> None:
     with socket_pair() as (server, client):
         outbox = Outbox(server, LIMIT, flusher, Alarm())
         taken = fill(outbox)
         assert outbox.overflowed
-        # All but the rest of the frame that is half out.
+        # All but the rest of the frame that is half sent.
         assert outbox.size < 1004
         assert not outbox.put(text_frame(b"late"))
         assert outbox.size < 1004
@@ -287,7 +287,7 @@ async def test_a_full_outbox_refuses_what_comes_and_forgets_what_waits(flusher: 
 
 
 @pytest.mark.parametrize("size", [500, 1000, 3000, 20_000, 90_000, 250_000])
-async def test_a_half_sent_frame_is_completed_before_the_close_frame(
+async def test_half_sent_frame_is_completed_before_the_close_frame(
     size: int, flusher: Flusher
 ) -> None:
     with socket_pair() as (server, client):
@@ -301,11 +301,11 @@ async def test_a_half_sent_frame_is_completed_before_the_close_frame(
 
 @pytest.mark.parametrize(
     ("size", "factor"),
-    # What waits is counted in bytes of frames; Python's own share of a frame is
-    # 50 bytes or so, which shows when frames are small.
+    # The limit counts the bytes of frames; Python's overhead is about 50 bytes for each frame,
+    # which matters when frames are small.
     [(10_000, 1.5), (1000, 1.5), (8, 8)],
 )
-async def test_a_client_that_does_not_read_costs_little_more_than_the_limit(
+async def test_memory_for_a_stalled_client_is_limited(
     size: int, factor: float, flusher: Flusher
 ) -> None:
     with socket_pair() as (server, _client):
@@ -333,7 +333,7 @@ async def test_nothing_is_sent_to_a_dead_socket(flusher: Flusher) -> None:
             await outbox.flush()
 
 
-async def test_a_socket_that_dies_while_something_waits_ends_the_waiting(flusher: Flusher) -> None:
+async def test_dead_socket_ends_the_flush(flusher: Flusher) -> None:
     with socket_pair() as (server, client), trio.fail_after(PATIENCE):
         outbox = Outbox(server, LIMIT, flusher, Alarm())
         assert outbox.put(b"x" * 50_000)
@@ -346,7 +346,7 @@ async def test_a_socket_that_dies_while_something_waits_ends_the_waiting(flusher
 
 
 class Step(NamedTuple):
-    """Of a server and a client that act at random."""
+    """A random action of a server or a client."""
 
     action: str
     size: int
@@ -364,7 +364,7 @@ steps = st.lists(
 
 @settings(max_examples=60)
 @given(steps)
-async def test_a_client_gets_whole_frames_in_order_and_then_the_close_frame(
+async def test_client_gets_complete_frames_in_order_and_a_close_frame(
     steps: list[Step],
 ) -> None:
     with socket_pair() as (server, client), trio.fail_after(PATIENCE):

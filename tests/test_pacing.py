@@ -1,4 +1,4 @@
-"""What messages cost, and who waits for whom; without sockets and without time."""
+"""What messages cost, and who waits for whom; without sockets and clocks."""
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ from trio_signal.pacing import MAX_ADDRESSES, Pacing, Payer, TokenBucket, cost_o
 ANN, BOB = "192.0.2.1", "192.0.2.2"
 
 
-def test_a_bucket_is_full_at_first_and_fills_again() -> None:
+def test_bucket_starts_full_and_refills() -> None:
     bucket = TokenBucket(rate=10, burst=20)
     assert bucket.spend(20, now=100) <= 100
     assert bucket.spend(1, now=100) == pytest.approx(100.1)
@@ -23,7 +23,7 @@ def test_a_bucket_is_full_at_first_and_fills_again() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 3)), max_size=50))
-def test_who_waits_never_gets_more_than_burst_and_rate(steps: list[tuple[int, float]]) -> None:
+def test_spending_never_exceeds_burst_and_rate(steps: list[tuple[int, float]]) -> None:
     bucket, now, spent = TokenBucket(rate=10, burst=20), 0.0, 0
     for tokens, pause in steps:
         now += pause
@@ -37,7 +37,7 @@ def pacing(*, rate: float = 10, burst: int = 20, **given: object) -> Pacing:
 
 
 def wide(rate: float, burst: int) -> Pacing:
-    """Connections that may do anything, at addresses that may not."""
+    """Connections without limits of their own, at addresses with limits."""
     return pacing(
         rate=1e6,
         burst=1,
@@ -46,7 +46,7 @@ def wide(rate: float, burst: int) -> Pacing:
     )
 
 
-def test_an_address_may_do_what_twenty_connections_may() -> None:
+def test_address_limit_defaults_to_twenty_connections() -> None:
     given = settings(messages_per_second=7, message_burst=11)
     assert given.messages_of_address_per_second == 140
     assert given.message_burst_of_address == 220
@@ -55,12 +55,12 @@ def test_an_address_may_do_what_twenty_connections_may() -> None:
     assert given.message_burst_of_address == 2
 
 
-def test_what_is_told_costs_by_peers_and_bytes() -> None:
+def test_delivery_cost_depends_on_peers_and_bytes() -> None:
     assert 50 * cost_of_delivery(0) == pytest.approx(1)
     assert cost_of_delivery(65536) == pytest.approx(1 + 1 / 50)
 
 
-def test_a_connection_alone_has_its_own_bucket_to_heed() -> None:
+def test_single_connection_is_limited_by_its_own_bucket() -> None:
     payer = pacing().enter(ANN, 100)
     assert payer.spend(20, 100) <= 100
     assert payer.spend(5, 100) == pytest.approx(100.5)
@@ -68,14 +68,14 @@ def test_a_connection_alone_has_its_own_bucket_to_heed() -> None:
     assert payer.waits_until(101) <= 101
 
 
-def test_another_address_does_not_pay() -> None:
+def test_another_address_is_not_charged() -> None:
     book = wide(rate=10, burst=20)
     ann, bob = book.enter(ANN, 0), book.enter(BOB, 0)
     assert ann.spend(100, 0) > 0.1
     assert bob.spend(20, 0) <= 0.1
 
 
-def test_who_comes_back_finds_the_same_bucket() -> None:
+def test_reconnecting_client_keeps_its_bucket() -> None:
     book = wide(rate=10, burst=20)
     book.enter(ANN, 0).spend(40, 0)
     book.leave(ANN)
@@ -85,26 +85,26 @@ def test_who_comes_back_finds_the_same_bucket() -> None:
 
 @hypothesis_settings(max_examples=25)
 @given(st.lists(st.floats(1, 20), min_size=2, max_size=8))
-def test_all_who_always_want_more_get_the_same(appetites: list[float]) -> None:
-    """However much each takes at once; and together they get what the address may have."""
+def test_busy_connections_get_equal_shares(appetites: list[float]) -> None:
+    """However much each takes at once; together they get the address's limit."""
     rate, seconds = 100.0, 30.0
     book = wide(rate=rate, burst=1)
     payers = [book.enter(ANN, 0) for _ in appetites]
     given = serve(payers, dict(zip(payers, appetites, strict=True)), seconds)
     fair = rate * seconds / len(payers)
     for payer, appetite in zip(payers, appetites, strict=True):
-        # What is taken at once, at the begin and at the end, is the only difference.
+        # They differ only by what they take at once, at the beginning and at the end.
         assert abs(given[payer] - fair) <= 2 * max(appetites) + fair * 0.02, appetite
 
 
-def test_who_takes_less_than_its_share_does_not_wait() -> None:
+def test_connection_below_its_share_does_not_wait() -> None:
     book = wide(rate=100, burst=1)
     flood = [book.enter(ANN, 0) for _ in range(20)]
     for payer in flood:
         payer.spend(1000, 0)
     honest = book.enter(ANN, 0)
     now = 0.0
-    for _ in range(100):  # four a second, where a share is nearly five
+    for _ in range(100):  # four a second; a share is nearly five
         now += 0.25
         assert honest.waits_until(now) <= now
         honest.spend(1, now)
@@ -115,7 +115,7 @@ def test_who_takes_less_than_its_share_does_not_wait() -> None:
 
 
 def serve(payers: list[Payer], appetites: dict[Payer, float], seconds: float) -> dict[Payer, float]:
-    """Let each take so much whenever it need not wait; what each got."""
+    """Let each take its amount whenever it need not wait; return what each got."""
     given = dict.fromkeys(payers, 0.0)
     now = 0.0
     while now < seconds:
@@ -127,7 +127,7 @@ def serve(payers: list[Payer], appetites: dict[Payer, float], seconds: float) ->
     return given
 
 
-def test_an_address_is_forgiven_after_a_while() -> None:
+def test_debt_of_an_address_is_forgotten_after_a_while() -> None:
     book = wide(rate=10, burst=20)
     payer = book.enter(ANN, 0)
     for _ in range(100):
@@ -139,7 +139,7 @@ def test_an_address_is_forgiven_after_a_while() -> None:
     assert len(book) == 1
 
 
-def test_addresses_are_forgotten_when_nothing_is_missing() -> None:
+def test_addresses_with_full_buckets_are_forgotten() -> None:
     book = wide(rate=10, burst=20)
     for number in range(1000):
         book.enter(str(number), number).spend(10, number)
@@ -147,13 +147,13 @@ def test_addresses_are_forgotten_when_nothing_is_missing() -> None:
     assert len(book) < 5
 
 
-def test_no_number_of_addresses_takes_more_memory() -> None:
+def test_number_of_stored_addresses_is_bounded() -> None:
     book = wide(rate=0.1, burst=20)
     for number in range(MAX_ADDRESSES + 1000):
         book.enter(str(number), 0).spend(30, 0)
         book.leave(str(number))
     assert len(book) <= MAX_ADDRESSES
-    # The first to be left is forgotten first.
+    # The address that left first is forgotten first.
     assert book.enter("0", 0).waits_until(0) <= 0
     newest = book.enter(str(MAX_ADDRESSES + 999), 0)
     newest.spend(1, 0)

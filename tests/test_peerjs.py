@@ -23,7 +23,7 @@ async def open_peer(client: Client) -> None:
 
 
 async def refused(service: Service, path: str) -> str:
-    """The message with which somebody is refused."""
+    """The error message of a refused client."""
     async with service.connect(path) as client:
         (message,) = await client.expect_close(1008)
         assert message["type"] == "ERROR"
@@ -55,7 +55,7 @@ async def test_peers_exchange_signals(service: Service) -> None:
             await bob.expect("CANDIDATE", src="ann", payload=number)
         await bob.send("OFFER", dst="ann")
         assert await ann.receive() == {"type": "OFFER", "src": "bob", "dst": "ann"}
-        # Those only may be told so with whom one has talked; and nobody hears of a lost socket.
+        # LEAVE reaches only peers that have exchanged signals; a lost socket is not announced.
         async with service.connect(path_of("eve")) as eve:
             await open_peer(eve)
             await eve.send("LEAVE", dst="bob")
@@ -70,7 +70,7 @@ async def test_peers_exchange_signals(service: Service) -> None:
         await bob.expect_nothing()
 
 
-async def test_an_id_is_held_for_its_owner(service: Service) -> None:
+async def test_id_is_reserved_for_its_owner(service: Service) -> None:
     async with (
         service.connect(path_of("ann", "mine")) as old,
         service.connect(path_of("bob")) as bob,
@@ -83,7 +83,7 @@ async def test_an_id_is_held_for_its_owner(service: Service) -> None:
         async with service.connect(path_of("ann", "mine")) as new:
             await open_peer(new)
             await old.expect_close(4409)
-            # Who knew where it was finds it where it is now, and all in its order.
+            # Signals from earlier contacts follow it to its new connection, in order.
             for number in range(20):
                 await bob.send("CANDIDATE", dst="ann", payload=number)
             for number in range(20):
@@ -91,7 +91,7 @@ async def test_an_id_is_held_for_its_owner(service: Service) -> None:
             await bob.expect_nothing()
             await new.vanish()
         await expect_taken(service)
-        # What is sent meanwhile waits; who gives the id back on purpose may lose it.
+        # Signals sent meanwhile wait; an owner that gives up its id on purpose may lose it.
         for number in range(3):
             await bob.send("CANDIDATE", dst="ann", payload=number)
         async with service.connect(path_of("ann", "mine")) as back:
@@ -108,7 +108,7 @@ async def test_an_id_is_held_for_its_owner(service: Service) -> None:
 
 
 async def expect_taken(service: Service) -> None:
-    """Nobody else gets the id of ann, on no replica."""
+    """Nobody else gets the id of ann, on any replica."""
     for _ in range(3):
         async with service.connect(path_of("ann", "other")) as thief:
             assert await thief.expect_close(1008) == [TAKEN]
@@ -141,7 +141,7 @@ async def test_signals_wait_for_their_target_and_expire_once(service: Service) -
             await bob.expect_nothing()
 
 
-async def test_who_is_not_let_in_is_told_why(serve: Serve) -> None:
+async def test_refused_client_gets_a_reason(serve: Serve) -> None:
     incomplete = "No id, token, or key supplied to websocket server"
     async with serve(peerjs_keys="peerjs,other") as service:
         for path in ("/peerjs", "/peerjs?key=peerjs&id=a", path_of(""), path_of("a", token="")):
@@ -169,7 +169,7 @@ async def test_who_is_not_let_in_is_told_why(serve: Serve) -> None:
             assert "html" in (await http.get("/")).headers["content-type"]
 
 
-async def test_a_token_proves_who_one_is(serve: Serve) -> None:
+async def test_token_proves_ownership_of_an_id(serve: Serve) -> None:
     async with serve(jwt_secret=SECRET) as service:
         assert await refused(service, path_of("a")) == "Invalid token provided"
         ann, again, bob = make_token("ann"), make_token("ann", name="Ann"), make_token("bob")
@@ -188,7 +188,7 @@ async def test_a_token_proves_who_one_is(serve: Serve) -> None:
                     assert answer.json() == ["x"]
 
 
-async def test_a_flood_for_ids_that_nobody_has_fills_no_memory(serve: Serve) -> None:
+async def test_flood_to_absent_ids_uses_bounded_memory(serve: Serve) -> None:
     async with (
         serve() as service,
         httpx.AsyncClient(base_url=f"http://{service.base}") as http,
@@ -206,7 +206,7 @@ async def test_a_flood_for_ids_that_nobody_has_fills_no_memory(serve: Serve) -> 
             line for line in metrics.splitlines() if line.startswith("trio_signal_letters_b")
         )
         assert 15 * 2**20 < float(size.split()[1]) <= 16 * 2**20
-        # What did not fit is told at once.
+        # Signals that did not fit expire at once.
         assert {message["type"] for message in messages} == {"EXPIRE"}
         early = len(messages)
         assert early > 100
@@ -218,13 +218,13 @@ async def test_a_flood_for_ids_that_nobody_has_fills_no_memory(serve: Serve) -> 
         assert "trio_signal_letters 0.0" in (await http.get("/metrics")).text
 
 
-async def test_names_go_on_without_redis_and_afterwards(tmp_path: Path) -> None:
+async def test_ids_work_during_and_after_a_redis_outage(tmp_path: Path) -> None:
     async with (
         open_redis_server(tmp_path) as redis,
         serve_replicas(2, redis.url, redis_prefix=f"{uuid4()}:") as service,
         service.connect(path_of("ann")) as ann,
         service.connect(path_of("bob")) as bob,
-        service.connect(path_of("cyd")) as cyd,  # at the replica of ann
+        service.connect(path_of("cyd")) as cyd,  # on the same replica as ann
     ):
         for client in (ann, bob, cyd):
             await open_peer(client)

@@ -1,4 +1,4 @@
-"""A replica's room, whatever happens on the way from the directory."""
+"""A replica's room, whatever happens to changes and snapshots from the directory."""
 
 from enum import Enum, auto
 
@@ -144,16 +144,14 @@ STATES: list[tuple[str, list[Member], list[Member], list[RoomEvent]]] = [
 @pytest.mark.parametrize(
     ("old", "new", "events"), [p[1:] for p in STATES], ids=[p[0] for p in STATES]
 )
-def test_reconcile_tells_the_difference(
+def test_reconcile_returns_the_difference(
     old: list[Member], new: list[Member], events: list[RoomEvent]
 ) -> None:
     assert reconcile(ROOM, by_peer(old), by_peer(new), AT) == events
 
 
 @pytest.mark.parametrize(("old", "new"), [p[1:3] for p in STATES], ids=[p[0] for p in STATES])
-def test_a_room_that_is_told_the_difference_has_the_new_state(
-    old: list[Member], new: list[Member]
-) -> None:
+def test_applying_the_difference_gives_the_new_state(old: list[Member], new: list[Member]) -> None:
     room = Room(ROOM)
     for event in reconcile(ROOM, {}, by_peer(old), AT):
         room.apply(event)
@@ -170,7 +168,7 @@ def change(seq: int, event: RoomEvent | None, origin: str = "other") -> Change:
 
 
 def plain(events: list[RoomEvent]) -> list[RoomEvent]:
-    """Events without what they say of the rest of the room."""
+    """Events without their details about the rest of the room."""
     plainer: list[RoomEvent] = []
     for event in events:
         match event:
@@ -185,7 +183,7 @@ def plain(events: list[RoomEvent]) -> list[RoomEvent]:
 
 
 class Here:
-    """Our room, with one peer of ours in it; and what that is told."""
+    """Our room, with one peer of ours in it, and the events that this peer receives."""
 
     def __init__(self) -> None:
         self.room = Room(ROOM, OURS)
@@ -210,7 +208,7 @@ class Here:
         return plain(self.room.catch_up(snapshot, losses, AT, patient=patient))
 
     def let_in(self, peer_id: str, *, unasked: bool = False) -> list[RoomEvent]:
-        """One of ours; what is told of it."""
+        """Admit one of our peers; return the events."""
         overtaken = self.room.claim(peer_id, AT, unasked=unasked)
         events = self.room.join(member(peer_id, OURS), AT)
         assert self.room.own.keys() == {"me", peer_id}
@@ -236,7 +234,7 @@ def test_changes_wait_for_the_first_snapshot() -> None:
     assert here.in_step
 
 
-def test_a_room_follows_from_number_to_number() -> None:
+def test_room_follows_consecutive_changes() -> None:
     here = here_with()
     p, live = member(), member(live=VIDEO)
     story: list[tuple[RoomEvent, list[Member]]] = [
@@ -252,7 +250,7 @@ def test_a_room_follows_from_number_to_number() -> None:
     assert here.numbering.seq == 15
 
 
-def test_what_comes_twice_is_told_once() -> None:
+def test_repeated_change_is_announced_once() -> None:
     here = here_with()
     p = member()
     assert here.follow(change(11, joined(p))) == [joined(p)]
@@ -261,7 +259,7 @@ def test_what_comes_twice_is_told_once() -> None:
     assert here.in_step
 
 
-def test_our_own_changes_come_back_and_are_not_told() -> None:
+def test_own_changes_are_not_announced_again() -> None:
     here = here_with()
     own = member("own", OURS)
     assert here.follow(change(11, joined(own), OURS)) == []
@@ -270,19 +268,19 @@ def test_our_own_changes_come_back_and_are_not_told() -> None:
     assert here.numbering.seq == 12
 
 
-def test_our_own_members_in_a_snapshot_are_not_told() -> None:
+def test_own_members_in_a_snapshot_are_not_announced() -> None:
     here = Here()
     snapshot = Snapshot(10, (member("own", OURS), member("p")))
     assert here.catch_up(snapshot) == [joined(member("p"))]
 
 
-def test_a_gap_waits_for_a_snapshot() -> None:
+def test_gap_waits_for_a_snapshot() -> None:
     here = here_with()
     p, q, r = member("p"), member("q"), member("r")
     assert here.follow(change(12, joined(q))) == []
     assert not here.in_step
     assert here.follow(change(13, joined(r))) == []
-    # The snapshot has what was missing, and the first of the two that wait.
+    # The snapshot has the missing change, and the first of the two that wait.
     assert here.catch_up(Snapshot(12, (p, q))) == [
         joined(p),
         joined(q),
@@ -290,7 +288,7 @@ def test_a_gap_waits_for_a_snapshot() -> None:
     ]
 
 
-def test_a_gap_behind_a_snapshot_waits_for_another() -> None:
+def test_gap_after_a_snapshot_waits_for_another() -> None:
     here = Here()
     p, q = member("p"), member("q")
     here.follow(change(12, joined(q)))
@@ -300,11 +298,11 @@ def test_a_gap_behind_a_snapshot_waits_for_another() -> None:
     assert here.in_step
 
 
-def test_a_change_without_an_event_asks_for_a_snapshot() -> None:
+def test_change_without_an_event_requests_a_snapshot() -> None:
     here = here_with()
     assert here.follow(change(11, None)) == []
     assert not here.in_step
-    # One that is older does not do; its change still waits.
+    # An older snapshot is not enough: the change still waits.
     p = member("p")
     assert here.catch_up(Snapshot(10, ())) == []
     assert not here.in_step
@@ -312,7 +310,7 @@ def test_a_change_without_an_event_asks_for_a_snapshot() -> None:
     assert here.in_step
 
 
-def test_a_second_snapshot_changes_nothing() -> None:
+def test_second_snapshot_changes_nothing() -> None:
     here = Here()
     losses = here.numbering.losses
     p = member("p")
@@ -322,7 +320,7 @@ def test_a_second_snapshot_changes_nothing() -> None:
     assert here.others == {}
 
 
-def test_a_snapshot_from_before_step_was_lost_is_too_old() -> None:
+def test_snapshot_requested_before_losing_step_is_ignored() -> None:
     here = Here()
     asked = here.numbering.losses
     here.catch_up(Snapshot(10, ()), asked)
@@ -336,7 +334,7 @@ def test_a_snapshot_from_before_step_was_lost_is_too_old() -> None:
     assert here.in_step
 
 
-def test_nothing_from_before_an_outage_counts() -> None:
+def test_changes_from_before_an_outage_are_ignored() -> None:
     here = here_with(seq=1_000)
     p, q = member("p"), member("q")
     here.numbering.lose_step()
@@ -350,11 +348,12 @@ def test_nothing_from_before_an_outage_counts() -> None:
     assert here.in_step
 
 
-def test_a_replica_that_may_come_back_is_waited_for() -> None:
+def test_members_of_a_replica_that_may_return_are_kept() -> None:
     p, q, r = member("p", "third"), member("q"), member("r", "third")
     here = here_with(p, q, r)
     here.numbering.start_over()
-    # The one that is back has lost a peer; the other is missing, but for one that came here.
+    # The replica that is back has lost a peer; the other is missing, except one peer that moved
+    # here.
     s = member("s")
     snapshot = Snapshot(1, (s, member("r", OURS)))
     events = here.catch_up(snapshot, patient=True)
@@ -365,13 +364,13 @@ def test_a_replica_that_may_come_back_is_waited_for() -> None:
     assert here.catch_up(snapshot) == [left(p)]
 
 
-def test_more_changes_than_may_wait_are_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overflow_of_waiting_changes_is_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "MAX_WAITING", 3)
     here = Here()
     peers = [member(f"p{n}") for n in range(5)]
     for seq, peer in enumerate(peers, 11):
         here.follow(change(seq, joined(peer)))
-    # Too old for what is left of those that waited.
+    # Too old for the remaining waiting changes.
     assert here.catch_up(Snapshot(11, (peers[0],))) == [joined(peers[0])]
     assert not here.in_step
     told = here.catch_up(Snapshot(14, tuple(peers[:4])))
@@ -379,20 +378,20 @@ def test_more_changes_than_may_wait_are_made_good(monkeypatch: pytest.MonkeyPatc
     assert here.in_step
 
 
-# A peer id that goes from replica to replica
+# A peer id that moves between replicas
 
 
-def test_a_peer_is_taken_over_by_another_replica() -> None:
+def test_another_replica_takes_over_a_peer() -> None:
     here = here_with(member("p", live=VIDEO))
     newer = member("p", "third")
     ended = stopped(member("p"), StopCause.REPLACED)
     assert here.follow(change(11, joined(newer), "third")) == [ended]
     assert here.others == by_peer([newer])
-    # The old replica does not own it any more: it tells nothing of it.
+    # The old replica no longer owns the peer, so it announces nothing about it.
     assert here.follow(change(12, left(newer), "third")) == [left(newer)]
 
 
-def test_our_own_peer_is_taken_over() -> None:
+def test_another_replica_takes_over_our_peer() -> None:
     here = here_with()
     here.follow(change(11, joined(member("p", OURS)), OURS))
     assert here.let_in("p") == [joined(member("p", OURS))]
@@ -409,24 +408,24 @@ def test_our_own_peer_is_taken_over() -> None:
         pytest.param({OURS, THEIRS}, [left(member("p"))], id="they have, and this is not there"),
     ],
 )
-def test_a_room_that_was_deleted(written: set[str], told: list[RoomEvent]) -> None:
+def test_deleted_room_is_restored(written: set[str], told: list[RoomEvent]) -> None:
     here = here_with(member("p"), member("q"))
     here.numbering.lose_step()
-    # One that has just joined there is no sign that the others were written.
+    # A newly joined member does not show that the others were written.
     snapshot = Snapshot(12, (member("q"),), frozenset(written))
     assert here.catch_up(snapshot) == told
 
 
-def test_we_take_a_peer_over() -> None:
+def test_we_take_over_a_peer() -> None:
     here = here_with(member("p"))
     assert here.follow(change(11, joined(member("p", OURS)), OURS)) == []
-    # The older one is there until its new connection is let in.
+    # The older connection stays until the new one is admitted.
     assert set(here.others) == {"p"}
     assert here.let_in("p") == []
     assert here.others == {}
 
 
-def test_we_take_a_peer_over_while_a_snapshot_is_on_its_way() -> None:
+def test_we_take_over_a_peer_while_a_snapshot_is_pending() -> None:
     here = here_with(member("p"))
     here.numbering.lose_step()
     snapshot = Snapshot(12, (member("p", OURS),))
@@ -436,7 +435,7 @@ def test_we_take_a_peer_over_while_a_snapshot_is_on_its_way() -> None:
     assert here.others == {}
 
 
-def test_we_take_a_peer_over_and_lose_it_before_it_is_let_in() -> None:
+def test_we_take_over_a_peer_and_lose_it_before_admission() -> None:
     here = here_with(member("p"))
     here.follow(change(11, joined(member("p", OURS)), OURS))
     theirs = member("p", live=VIDEO)
@@ -446,7 +445,7 @@ def test_we_take_a_peer_over_and_lose_it_before_it_is_let_in() -> None:
     assert here.others == by_peer([theirs])
 
 
-def test_we_take_a_peer_over_that_goes_before_it_is_let_in() -> None:
+def test_we_take_over_a_peer_that_leaves_before_admission() -> None:
     here = here_with(member("p", live=VIDEO))
     own = member("p", OURS)
     assert here.follow(change(11, joined(own), OURS)) == []
@@ -457,18 +456,18 @@ def test_we_take_a_peer_over_that_goes_before_it_is_let_in() -> None:
     assert here.others == {}
 
 
-def test_a_peer_that_we_let_in_without_asking() -> None:
+def test_peer_admitted_without_redis_is_kept() -> None:
     here = here_with(member("p"), member("q"))
     assert here.let_in("p", unasked=True) == []
     assert here.others == by_peer([member("q")])
-    # What happens to it elsewhere is not believed until a snapshot has said whose it is.
+    # Changes to it elsewhere are ignored until a snapshot shows who owns it.
     assert here.follow(change(11, left(member("p")))) == []
     snapshot = Snapshot(12, (member("p", OURS), member("q")))
     assert here.catch_up(snapshot) == []
     assert here.others == by_peer([member("q")])
 
 
-def test_a_peer_that_we_let_in_without_asking_and_must_give_back() -> None:
+def test_peer_admitted_without_redis_is_given_back() -> None:
     here = here_with(member("p"))
     assert here.let_in("p", unasked=True) == []
     snapshot = Snapshot(11, (member("p"),))
@@ -477,33 +476,33 @@ def test_a_peer_that_we_let_in_without_asking_and_must_give_back() -> None:
     assert here.room.own.keys() == {"me"}
 
 
-# Anything at all
+# Random sequences
 
 
 PEERS = {"p": "u", "q": "u", "r": "v"}
 peers = st.sampled_from(sorted(PEERS))
 others = st.sampled_from(OTHERS)
 media: st.SearchStrategy[MediaType] = st.sampled_from(["audio", "video"])
-#: Which of several things, or how many, modulo how many there are.
+#: An index or a count, modulo the number of choices.
 number = st.integers(0, 9)
 
 
 class Trouble(Enum):
-    """What goes wrong; by each kind, what is put right may hide other mistakes."""
+    """What goes wrong; they are separate, since repairs of one kind may hide other mistakes."""
 
     NONE = auto()
-    #: Changes get lost, come twice or in the wrong order.
+    #: Changes are lost, repeated or reordered.
     LOSSES = auto()
-    #: So do connections and replicas.
+    #: Connections and replicas fail too.
     FAILURES = auto()
 
 
 class Presence(RuleBasedStateMachine):
     """Three replicas, one of them ours, in one room.
 
-    Changes may reach us late, twice, in the wrong order or never; snapshots are
-    asked for and answered at any moment. What our peers are told is checked at once; in
-    the end the room is the same for everybody.
+    Changes may arrive late, twice, in the wrong order or never; snapshots are requested and
+    answered at any time. What our peers receive is checked at once; in the end the room is the
+    same for everybody.
     """
 
     def __init__(self) -> None:
@@ -513,7 +512,7 @@ class Presence(RuleBasedStateMachine):
         self.names = dict.fromkeys(PEERS.values(), "name 0")
         self.count = 0
         self.trouble = Trouble.NONE
-        #: Replicas that have not found Redis again, and their members.
+        #: Replicas that have not reconnected to Redis, and their members.
         self.away: dict[str, list[Member]] = {}
 
     @initialize(trouble=st.sampled_from(Trouble))
@@ -599,7 +598,7 @@ class Presence(RuleBasedStateMachine):
 
     @rule(replica=others)
     def they_hear_of_names(self, replica: str) -> None:
-        """Another replica changed a user's name: the peers here are written anew."""
+        """Another replica renamed a user: this replica writes its peers again."""
         for user_id in self.names:
             members = self.named(replica, user_id)
             if any(who != self.directory.members[who.peer_id] for who in members):
@@ -611,7 +610,7 @@ class Presence(RuleBasedStateMachine):
         now=st.dictionaries(peers, st.sampled_from(["new", "live", "same"])),
     )
     def they_come_back(self, replica: str, now: dict[str, str]) -> None:
-        """After an outage, in which much happened that nobody was told."""
+        """After an outage, during which changes were not announced."""
         self.they_find_redis_again(replica)
         members = []
         for peer_id, how in now.items():
@@ -661,7 +660,7 @@ class Presence(RuleBasedStateMachine):
         name = self.names[PEERS[peer_id]] = f"name {self.next()}"
         self.ours.change_name(peer_id, name)
 
-    # On the way
+    # In transit
 
     @rule(commands=number, answers=number, changes=number)
     def time_passes(self, commands: int, answers: int, changes: int) -> None:
@@ -757,22 +756,22 @@ class Presence(RuleBasedStateMachine):
     def we_wait_no_longer(self) -> None:
         self.ours.end_patience()
 
-    # What must hold
+    # Invariants
 
     @invariant()
-    def the_room_is_what_was_told(self) -> None:
+    def room_matches_received_events(self) -> None:
         room = self.ours.room
         if room.own:
             assert {p: m.live for p, m in room.members.items()} == self.ours.audience.live
 
     @invariant()
-    def our_own_are_ours(self) -> None:
+    def own_members_belong_to_our_replica(self) -> None:
         room = self.ours.room
         assert room.own == {p: m for p, m in room.members.items() if m.replica == OURS}
 
     def teardown(self) -> None:
-        """From here on nothing fails any more: all agree."""
-        # What was lost shows by the next change.
+        """From here on nothing fails any more: all must agree."""
+        # The next change shows what was lost.
         self.they_find_redis_again("other")
         self.they_are_gone_for_good("third")
         self.directory.join(member("last", "other"))

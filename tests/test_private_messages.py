@@ -1,4 +1,4 @@
-"""Private messages of `room`: to the receiver alone, wherever it is; nobody else hears of them."""
+"""Private messages of `room`: they reach the receiver only, wherever it is."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,7 +17,7 @@ from tests.tokens import SECRET, make_token
 
 @asynccontextmanager
 async def open_inbox(service: Service, user_id: str, query: str = "") -> AsyncIterator[Client]:
-    """A user's inbox, which all replicas know of."""
+    """A user's inbox, known to all replicas."""
     async with service.connect(f"/ws/dm/{quote(user_id)}{query}") as client:
         await client.send("keep_alive")
         await client.expect("ping")
@@ -26,7 +26,7 @@ async def open_inbox(service: Service, user_id: str, query: str = "") -> AsyncIt
 
 
 async def send(client: Client, to: str, content: str, **fields: Any) -> None:
-    """What the real client sends, with a sender and a time that are not believed."""
+    """Send what the real client sends; the server ignores its sender and time."""
     said = {"sender_id": "mallory", "sender_username": None, "timestamp": "yesterday", **fields}
     await client.send("dm_message", receiver_id=to, content=content, **said)
 
@@ -36,7 +36,7 @@ async def get(service: Service, path: str) -> httpx.Response:
         return await http.get(f"http://{service.base}{path}")
 
 
-async def test_the_receiver_hears_it_and_nobody_else(service: Service) -> None:
+async def test_only_the_receiver_gets_the_message(service: Service) -> None:
     async with (
         open_inbox(service, "ann") as ann,
         open_inbox(service, "bob") as bob,
@@ -80,7 +80,7 @@ async def test_the_receiver_hears_it_and_nobody_else(service: Service) -> None:
         assert (await get(service, "/health")).json()["rooms"] == 1
 
 
-async def test_without_an_inbox_the_receiver_hears_it_where_it_is_in_rooms(
+async def test_receiver_without_an_inbox_gets_it_in_its_rooms(
     service: Service,
 ) -> None:
     async with (
@@ -91,7 +91,7 @@ async def test_without_an_inbox_the_receiver_hears_it_where_it_is_in_rooms(
     ):
         await first.wait_for("user_joined", user_id="ann")
         await second.wait_for("user_joined", user_id="eve")
-        await send(ann, "bob", "hello")  # in a room one can say it as well
+        await send(ann, "bob", "hello")  # it may be sent from a room as well
         for client in (first, second):
             message = (await client.expect("dm_message"))["message"]
             assert (message["sender_username"], message["sender_avatar"]) == ("Ann", "a.png")
@@ -102,7 +102,7 @@ async def test_without_an_inbox_the_receiver_hears_it_where_it_is_in_rooms(
                 await client.expect_nothing()
 
 
-async def test_nothing_is_kept_for_who_is_not_there(service: Service) -> None:
+async def test_messages_to_absent_users_are_not_kept(service: Service) -> None:
     async with open_inbox(service, "ann") as ann:
         await send(ann, "bob", "are you there?")
         await ann.expect_nothing()
@@ -112,7 +112,7 @@ async def test_nothing_is_kept_for_who_is_not_there(service: Service) -> None:
 
 
 @pytest.mark.parametrize("type_", ["dm_message", "dm_reaction", "dm_"])
-async def test_no_private_type_is_ever_chat(service: Service, type_: str) -> None:
+async def test_private_types_are_never_chat(service: Service, type_: str) -> None:
     async with enter(service, "ann") as ann, enter(service, "bob") as bob:
         await ann.expect("user_joined")
         await ann.send(type_, receiver_id="carol", content="secret")
@@ -121,8 +121,8 @@ async def test_no_private_type_is_ever_chat(service: Service, type_: str) -> Non
         assert (await get(service, "/rooms/r/messages")).json() == []
 
 
-async def test_an_inbox_is_in_no_room(service: Service) -> None:
-    """What is said there to a room goes nowhere; nor can one enter it by another path."""
+async def test_inbox_is_in_no_room(service: Service) -> None:
+    """Room messages sent from an inbox go nowhere, and no other path leads into an inbox."""
     async with open_inbox(service, "ann") as ann, open_inbox(service, "bob") as bob:
         await ann.send("message", content="Hello, room!")
         await ann.send("broadcast-started")
@@ -139,8 +139,8 @@ async def test_an_inbox_is_in_no_room(service: Service) -> None:
         await eve.expect_close(4004, "Not allowed in this room")
 
 
-async def test_with_tokens_an_inbox_is_for_its_user_alone(serve: Serve) -> None:
-    """The name is the token's, whatever the message says."""
+async def test_token_gives_access_to_own_inbox_only(serve: Serve) -> None:
+    """The name comes from the token, whatever the message says."""
     async with serve(auth="token", jwt_secret=SECRET) as service:
         ann, bob = make_token("ann", name="Ann", rooms=["r*"]), make_token("bob", rooms=[])
         async with service.connect(f"/ws/dm/bob?token={ann}") as eve:
@@ -154,7 +154,7 @@ async def test_with_tokens_an_inbox_is_for_its_user_alone(serve: Serve) -> None:
             assert (message["sender_id"], message["sender_username"]) == ("ann", "Ann")
 
 
-async def test_a_user_has_so_many_inbox_sockets(service: Service) -> None:
+async def test_inbox_sockets_per_user_are_limited(service: Service) -> None:
     async with open_inbox(service, "ann") as ann, AsyncExitStack() as stack:
         for _ in range(49):
             await stack.enter_async_context(open_inbox(service, "bob"))

@@ -1,4 +1,4 @@
-"""Tokens are read as PyJWT reads them, or more strictly."""
+"""Tokens are parsed as by PyJWT, or more strictly."""
 
 import time
 from typing import Any
@@ -55,7 +55,7 @@ def by_us(token: str, issuer: str | None, audience: str | None) -> Claims | None
 @given(head=HEADS, said=CLAIMS, issuer=WANTED, audience=WANTED)
 @example(head={"alg": "HS256"}, said={"sub": "a", "exp": NOW - 9}, issuer=None, audience=None)
 @settings(max_examples=300, deadline=None)
-def test_what_pyjwt_refuses_does_not_count(
+def test_tokens_refused_by_pyjwt_are_refused(
     head: dict[str, Any], said: dict[str, Any], issuer: str | None, audience: str | None
 ) -> None:
     token = by_hand(head, said)
@@ -76,7 +76,7 @@ def test_what_pyjwt_refuses_does_not_count(
     audience=WANTED,
 )
 @settings(max_examples=300, deadline=None)
-def test_what_is_well_formed_counts_as_with_pyjwt(
+def test_well_formed_tokens_are_read_as_by_pyjwt(
     issuer: str | None, audience: str | None, **said: Any
 ) -> None:
     token = by_hand({"alg": "HS256", "typ": "JWT", "kid": "one"}, {"sub": "ann", **said})
@@ -85,5 +85,5 @@ def test_what_is_well_formed_counts_as_with_pyjwt(
 
 @given(st.text(max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_anything_else_is_refused_without_another_error(text: str) -> None:
+def test_random_input_is_refused_without_other_errors(text: str) -> None:
     assert by_us(text, None, None) is None

@@ -1,6 +1,6 @@
-"""Coming back as the same peer, as the clients of `mesh` meet it: over real sockets.
+"""Resuming a session as the same peer, as `mesh` clients see it: over real sockets.
 
-What the counting alone has to hold is in tests/test_resumption.py.
+The counting alone is tested in tests/test_resumption.py.
 """
 
 import os
@@ -28,21 +28,21 @@ PATH = "/ws/r"
 
 
 class Guest(NamedTuple):
-    """A client in the room, and what it needs to come back."""
+    """A client in the room, and what it needs to resume."""
 
     client: Client
     id: str
     claims: dict[str, Any]
-    #: What it got on earlier connections.
+    #: Counted messages received on earlier connections.
     before: int = 0
 
     def received(self) -> int:
-        """How many of the messages that count it has got."""
+        """How many counted messages it has received."""
         return self.before + sum(message["type"] not in UNCOUNTED for message in self.client.log)
 
 
 class Room(NamedTuple):
-    """A service, and those who come and go there."""
+    """A service, and the clients that connect to it."""
 
     service: Service
     nursery: trio.Nursery
@@ -72,7 +72,7 @@ class Room(NamedTuple):
         return guests
 
     async def ask(self, guest: Guest, received: int | None = None, **claims: Any) -> Client:
-        """A connection that asks for a guest's session."""
+        """A new connection that asks to resume a guest's session."""
         client = await self.connect()
         received = guest.received() if received is None else received
         claims = {"token": guest.claims["token"], "session": guest.id, **claims}
@@ -95,7 +95,7 @@ async def open_room(**given: object) -> AsyncIterator[Room]:
 
 @asynccontextmanager
 async def open_replicas(redis_url: str) -> AsyncIterator[tuple[Room, Room]]:
-    """Two replicas of one service, with a room each for those who connect there."""
+    """Two replicas of one service, each with a room for the clients that connect there."""
     async with serve_replicas(2, redis_url) as service, trio.open_nursery() as nursery:
         with ExitStack() as sockets:
             here, there = (Room(Service(base), nursery, sockets) for base in service.bases)
@@ -110,18 +110,18 @@ async def room() -> AsyncIterator[Room]:
 
 
 async def fence(sender: Client, *others: Client) -> None:
-    """The others were told nothing that has happened up to now."""
+    """Nothing up to now was sent to the others."""
     await sender.send("message", data="fence")
     for other in others:
         await other.expect("message", data="fence")
 
 
-# A network that is lost
+# Lost connections
 
 
-async def test_who_comes_back_is_the_same_peer_and_misses_nothing(room: Room) -> None:
+async def test_resumed_peer_is_the_same_and_misses_nothing(room: Room) -> None:
     ann, bob, eve = await room.enter_all("ann", "bob", "eve")
-    plain = (await room.enter("old", resume=False)).client  # knows nothing of all this
+    plain = (await room.enter("old", resume=False)).client  # a client without resuming
     for guest in (ann, bob, eve):
         await guest.client.expect("user_joined", client_id="old")
     await ann.client.send("broadcast_start")
@@ -132,7 +132,7 @@ async def test_who_comes_back_is_the_same_peer_and_misses_nothing(room: Room) ->
     for guest in (bob, eve):
         away = await guest.client.expect("user_away")
         assert away == {"type": "user_away", "client_id": "ann", "username": "ann"}
-    # What is for it is kept: it is not gone.
+    # Messages for it are kept, since it has not left.
     await bob.client.send("offer", to_="ann", offer={"sdp": 1})
     await plain.send("message", data="to all")
     for client in (bob.client, eve.client):
@@ -153,7 +153,7 @@ async def test_who_comes_back_is_the_same_peer_and_misses_nothing(room: Room) ->
     await plain.expect("broadcast_stopped", client_id="ann")
 
 
-async def test_both_sides_say_what_they_have_got(room: Room) -> None:
+async def test_both_sides_report_what_they_received(room: Room) -> None:
     ann, _ = await room.enter_all("ann", "bob")
     client = ann.client
     await client.send("ping", id=7, received=ann.received())
@@ -164,7 +164,7 @@ async def test_both_sides_say_what_they_have_got(room: Room) -> None:
     await client.send("auth_token", token="t")  # a new token is not counted
     await client.send("nonsense")
     await client.expect("error", code="unknown_type")
-    await client.send("ping", received="much")  # nor is what would be one of those
+    await client.send("ping", received="much")  # nor is a malformed ping
     await client.expect("error", code="invalid_message")
     await client.send("ping")
     await client.expect("pong", received=3)
@@ -174,13 +174,13 @@ async def test_both_sides_say_what_they_have_got(room: Room) -> None:
     assert await plain.client.receive() == {"type": "pong", "id": 1}
 
 
-async def test_a_connection_that_looks_alive_is_taken_over(room: Room) -> None:
+async def test_connection_that_seems_alive_is_taken_over(room: Room) -> None:
     ann, bob = await room.enter_all("ann", "bob")
     await ann.client.send("message", data=1)
     await bob.client.expect("message", data=1)
     back, resumed = await room.resume(ann)
     assert resumed == {"type": "resumed", "received": 1, "replayed": 0}
-    again, _ = await room.resume(back)  # and once more, while that one is there
+    again, _ = await room.resume(back)  # once more, while the second one is open
     for old in (ann.client, back.client):
         with pytest.raises(ConnectionClosed):
             await old.receive()
@@ -188,7 +188,7 @@ async def test_a_connection_that_looks_alive_is_taken_over(room: Room) -> None:
     await fence(bob.client, again.client)
 
 
-async def test_what_was_confirmed_is_not_sent_again(room: Room) -> None:
+async def test_confirmed_messages_are_not_replayed(room: Room) -> None:
     ann, bob = await room.enter_all("ann", "bob")
     await ann.client.send("ping", received=ann.received())
     await ann.client.expect("pong")
@@ -202,7 +202,7 @@ async def test_what_was_confirmed_is_not_sent_again(room: Room) -> None:
 
 
 @pytest.mark.parametrize("code", [1001, 1011, 1012])
-async def test_who_may_come_back_is_waited_for(room: Room, code: int) -> None:
+async def test_peer_that_may_resume_is_waited_for(room: Room, code: int) -> None:
     ann, bob = await room.enter_all("ann", "bob")
     await ann.client.close(code)
     await bob.client.expect("user_away", client_id="ann")
@@ -211,14 +211,14 @@ async def test_who_may_come_back_is_waited_for(room: Room, code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [1000, 4000])
-async def test_who_says_goodbye_is_gone(room: Room, code: int) -> None:
+async def test_normal_close_ends_the_session(room: Room, code: int) -> None:
     ann, bob = await room.enter_all("ann", "bob")
     await ann.client.close(code)
     await bob.client.expect("user_left", client_id="ann")
     await (await room.ask(ann)).expect("not_resumed", reason="unknown")
 
 
-async def test_who_falls_silent_is_waited_for() -> None:
+async def test_silent_peer_is_waited_for() -> None:
     async with open_room(heartbeat=0.2, heartbeat_timeout=0.2, resume_grace=60) as room:
         bob = await room.enter("bob")
         async with open_raw(room.service.base) as ann:
@@ -229,7 +229,7 @@ async def test_who_falls_silent_is_waited_for() -> None:
             await ann.expect_close(1011)
 
 
-async def test_whose_time_is_over_has_left() -> None:
+async def test_peer_leaves_after_the_grace_period() -> None:
     async with open_room(resume_grace=0.3) as room:
         ann, bob = await room.enter_all("ann", "bob")
         plain = await room.enter("plain", resume=False)
@@ -246,7 +246,7 @@ async def test_whose_time_is_over_has_left() -> None:
         await (await room.ask(ann)).expect("not_resumed", reason="expired")
 
 
-async def test_whose_token_expires_meanwhile_has_left() -> None:
+async def test_peer_leaves_when_its_token_expires_while_away() -> None:
     async with open_room(jwt_secret=SECRET) as room:
         bob = await room.enter("bob", token=make_token("bob"))
         token = make_token("ann", exp=time.time() + 1)
@@ -257,7 +257,7 @@ async def test_whose_token_expires_meanwhile_has_left() -> None:
         await bob.client.expect("user_left", cause="token_expired")
 
 
-async def test_who_is_kicked_while_away_is_gone() -> None:
+async def test_kick_while_away_ends_the_session() -> None:
     async with open_room(jwt_secret=SECRET) as room:
         bob = await room.enter("bob", token=make_token("bob", moderator=True))
         ann = await room.enter("ann", token=make_token("ann"))
@@ -269,7 +269,7 @@ async def test_who_is_kicked_while_away_is_gone() -> None:
         await (await room.ask(ann)).expect("not_resumed", reason="unknown")
 
 
-async def test_where_it_is_turned_off_nobody_has_a_session() -> None:
+async def test_no_sessions_when_resuming_is_disabled() -> None:
     async with open_room(resume_grace=0) as room:
         ann = await room.enter("ann")
         assert ann.id == ""
@@ -278,10 +278,10 @@ async def test_where_it_is_turned_off_nobody_has_a_session() -> None:
         assert "session" not in await stranger.expect("auth_success")
 
 
-# What cannot be resumed
+# Sessions that cannot be resumed
 
 
-async def test_the_handshake_goes_on_as_a_new_peer_or_as_the_heir() -> None:
+async def test_failed_resume_continues_as_a_normal_handshake() -> None:
     async with open_room(outbox_bytes=4096) as room:
         ann, bob = await room.enter_all("ann", "bob")
         ann.client.reset()
@@ -291,10 +291,10 @@ async def test_the_handshake_goes_on_as_a_new_peer_or_as_the_heir() -> None:
         heir = await room.ask(ann, clientId="ann", username="ann")
         await heir.expect("not_resumed", reason="overflow")
         success = await heir.expect("auth_success", client_id="ann")
-        assert success["session"]["id"] != ann.id  # and it may come back in its turn
+        assert success["session"]["id"] != ann.id  # and this session may be resumed later
         await heir.expect("users_in_room")
-        await fence(heir, bob.client)  # nobody left, and nobody came
-        # A session of which nobody knows anything.
+        await fence(heir, bob.client)  # nobody left, and nobody joined
+        # An unknown session.
         for id_, reason in (("x", "unknown"), (f"{'0' * 32}.{'A' * 22}", "owner_lost")):
             stranger = await room.ask(ann._replace(id=id_), clientId=reason)
             await stranger.expect("not_resumed", reason=reason)
@@ -302,7 +302,7 @@ async def test_the_handshake_goes_on_as_a_new_peer_or_as_the_heir() -> None:
             await bob.client.expect("user_joined", client_id=reason)
 
 
-async def test_a_session_is_for_its_subject_and_its_room_alone() -> None:
+async def test_session_is_bound_to_its_subject_and_room() -> None:
     async with open_room(jwt_secret=SECRET) as room:
         bob = await room.enter("bob", token=make_token("bob"))
         ann = await room.enter("ann", token=make_token("ann"))
@@ -318,12 +318,12 @@ async def test_a_session_is_for_its_subject_and_its_room_alone() -> None:
         elsewhere = await room.connect("/ws/elsewhere")
         await elsewhere.send("auth_token", token=ann.claims["token"], session=ann.id, received=1)
         await elsewhere.expect("not_resumed", reason="unknown")
-        back, _ = await room.resume(ann)  # none of that has harmed it
+        back, _ = await room.resume(ann)  # the attempts have not harmed it
         await bob.client.expect("user_back")
         await fence(back.client, bob.client)
 
 
-async def test_in_open_mode_it_is_for_who_says_the_same_token(room: Room) -> None:
+async def test_open_mode_session_is_bound_to_its_token(room: Room) -> None:
     ann, bob = await room.enter_all("ann", "bob")
     ann.client.reset()
     await bob.client.expect("user_away")
@@ -331,7 +331,7 @@ async def test_in_open_mode_it_is_for_who_says_the_same_token(room: Room) -> Non
     await room.resume(ann)
 
 
-async def test_who_guesses_is_not_listened_to_for_a_minute(room: Room) -> None:
+async def test_guessing_sessions_is_limited(room: Room) -> None:
     ann, bob = await room.enter_all("ann", "bob")
     for _ in range(RESUMES):
         await (await room.ask(ann._replace(id="guess"))).expect("not_resumed")
@@ -342,10 +342,10 @@ async def test_who_guesses_is_not_listened_to_for_a_minute(room: Room) -> None:
     assert refused in (await get(room.service.base, "/metrics")).decode()
 
 
-# Among several replicas
+# Several replicas
 
 
-async def test_other_replicas_hear_of_it_and_their_signals_are_kept(redis_url: str) -> None:
+async def test_signals_from_other_replicas_are_kept(redis_url: str) -> None:
     async with open_replicas(redis_url) as (here, there):
         ann, bob = await here.enter("ann"), await there.enter("bob")
         await ann.client.expect("user_joined")
@@ -355,11 +355,11 @@ async def test_other_replicas_hear_of_it_and_their_signals_are_kept(redis_url: s
         await bob.client.send("message", data="to all")
         ann, _ = await here.resume(ann)
         await bob.client.expect("user_back", client_id="ann")
-        heard = {(await ann.client.receive())["type"] for _ in range(2)}  # by two ways
+        heard = {(await ann.client.receive())["type"] for _ in range(2)}  # on two paths
         assert heard == {"offer", "message"}
 
 
-async def test_it_goes_on_at_another_replica(redis_url: str) -> None:
+async def test_session_resumes_on_another_replica(redis_url: str) -> None:
     async with open_replicas(redis_url) as (here, there):
         ann, bob, eve = await here.enter("ann"), await there.enter("bob"), await here.enter("eve")
         await ann.client.expect("user_joined", client_id="bob")
@@ -381,37 +381,37 @@ async def test_it_goes_on_at_another_replica(redis_url: str) -> None:
         await ann.client.expect("message", data="from here")
         for guest in (bob, eve):
             await guest.client.expect("user_back", client_id="ann")
-        for guest in (bob, eve):  # and now it is there
+        for guest in (bob, eve):  # it is on this replica now
             await guest.client.send("offer", to_="ann", offer={"sdp": 1})
             await ann.client.expect("offer", from_=guest.claims["clientId"])
         await ann.client.send("broadcast_stop")  # it is still live
         for guest in (bob, eve):
             await guest.client.expect("broadcast_stopped")
-        # A connection that looks alive is left for one at the replica where it began.
+        # A connection that seems alive is replaced by one on the replica where it began.
         ann, _ = await here.resume(ann)
         await fence(ann.client, bob.client, eve.client)
         await fence(bob.client, ann.client, eve.client)
         await fence(eve.client, ann.client, bob.client)
 
 
-async def test_at_another_replica_it_is_for_its_subject_alone(redis_url: str) -> None:
+async def test_session_is_bound_to_its_subject_on_other_replicas(redis_url: str) -> None:
     async with open_replicas(redis_url) as (here, there):
         ann, bob = await here.enter("ann"), await there.enter("bob")
         await ann.client.expect("user_joined")
         thief = await there.ask(ann, token="u")
         await thief.expect("not_resumed", reason="other_identity")
         await (await there.ask(ann, received=9)).expect("not_resumed", reason="unknown")
-        await ann.client.send("message", data="here")  # none of that has harmed it
+        await ann.client.send("message", data="here")  # the attempts have not harmed it
         await bob.client.wait_for("message", data="here")
         await ann.client.close(1000)
         await bob.client.wait_for("user_left", client_id="ann")
         await (await there.ask(ann)).expect("not_resumed", reason="owner_lost")
 
 
-# Servers that stop
+# Stopping servers
 
 
-async def test_a_server_that_stops_hands_over(redis_url: str) -> None:
+async def test_stopping_server_hands_sessions_over(redis_url: str) -> None:
     given = {"redis_url": redis_url, "redis_prefix": f"{uuid4()}:", "drain_pause": 0, "drain": 1}
     async with trio.open_nursery() as nursery, AsyncExitStack() as servers:
         with ExitStack() as sockets:
@@ -428,7 +428,7 @@ async def test_a_server_that_stops_hands_over(redis_url: str) -> None:
             await ann.client.expect("user_joined", client_id="bob")
             await ann.client.expect_close(1001)
             await bob.client.send("message", data="meanwhile")
-            # Only she has left who cannot come back.
+            # Only eve, who cannot resume, has left.
             heard = [await bob.client.receive() for _ in range(2)]
             assert {message["type"] for message in heard} == {"user_away", "user_left"}
             assert {message["client_id"] for message in heard} == {"ann", "eve"}
@@ -440,7 +440,7 @@ async def test_a_server_that_stops_hands_over(redis_url: str) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_the_only_server_that_stops_leaves_them_to_the_next(redis_url: str) -> None:
+async def test_sessions_survive_a_restart_of_the_only_server(redis_url: str) -> None:
     given = {"redis_url": redis_url, "redis_prefix": f"{uuid4()}:", "drain_pause": 0, "drain": 1}
     async with trio.open_nursery() as nursery:
         with ExitStack() as sockets:
@@ -457,7 +457,7 @@ async def test_the_only_server_that_stops_leaves_them_to_the_next(redis_url: str
             async with serve_once(**given, resume_grace=1) as service:
                 room = Room(service, nursery, sockets)
                 bob, resumed = await room.resume(bob)
-                # What ends while nobody is there is told as well.
+                # Departures during the restart are announced as well.
                 assert resumed["replayed"] == 2
                 heard = [(await bob.client.receive()) for _ in range(2)]
                 assert {each["type"] for each in heard} == {"user_left", "user_away"}
@@ -467,7 +467,7 @@ async def test_the_only_server_that_stops_leaves_them_to_the_next(redis_url: str
         nursery.cancel_scope.cancel()
 
 
-# Whatever is cut
+# Connections cut at any point
 
 
 class Walker:
@@ -480,11 +480,11 @@ class Walker:
         self.chance = chance
         self.stream: trio.SocketStream | None = None
         self.buffer = b""
-        #: Seconds before it comes back, at most.
+        #: The longest pause before it reconnects, in seconds.
         self.pause = 0.0
 
     async def connect(self) -> None:
-        # Which of two connections is the newer one, replicas know by their clocks alone.
+        # Replicas tell the newer of two connections only by their clocks.
         await trio.sleep(self.chance.random() * self.pause)
         host, _, port = self.base.partition(":")
         with trio.fail_after(PATIENCE):
@@ -498,17 +498,17 @@ class Walker:
 
     async def send(self, *messages: Message) -> None:
         assert self.stream is not None
-        with suppress(trio.BrokenResourceError):  # it is over, and is not read yet
+        with suppress(trio.BrokenResourceError):  # it has ended, which is not read yet
             await self.stream.send_all(b"".join(client_text(message) for message in messages))
 
     async def say(self) -> None:
-        """Some numbers, and perhaps a confirmation."""
+        """Send some numbers, and perhaps a confirmation."""
         said = [self.traveller.say() for _ in range(self.chance.randrange(1, 6))]
         if self.stream is not None and self.traveller.is_in:
             await self.send(*said, *[self.traveller.ping()] * self.chance.randrange(2))
 
     async def read(self, most: int) -> None:
-        """Some bytes; they may end anywhere in a message."""
+        """Read some bytes; they may end in the middle of a message."""
         if self.stream is None:
             await self.connect()
             return
@@ -516,11 +516,11 @@ class Walker:
         with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
             data = await self.stream.receive_some(most)
             await self.take(data)
-        if not data:  # an earlier connection, at another replica, was taken for the newer one
+        if not data:  # the other replica took an earlier connection for the newer one
             await self.cut()
 
     async def look(self, most: int) -> None:
-        """Read what is there by now."""
+        """Read what has arrived by now."""
         assert self.stream is not None
         await trio.lowlevel.checkpoint()
         with suppress(BlockingIOError, ConnectionResetError):
@@ -532,11 +532,11 @@ class Walker:
         for frame in frames:
             if frame.opcode == TEXT:
                 await self.send(*self.traveller.hear(frame.message))
-        # What was said before is not to be expected then.
+        # Earlier numbers would be missing after a refusal.
         assert self.traveller.refusals == [], (self.traveller.name, self.traveller.refusals)
 
     async def cut(self) -> None:
-        """The end, in the middle of what is being said; half of the time TCP says so."""
+        """End the connection in the middle of a message; half of the time with a reset."""
         stream, self.stream, self.buffer = self.stream, None, b""
         if stream is None:
             return
@@ -562,7 +562,7 @@ class Walker:
                 await self.cut()
 
     async def settle(self) -> None:
-        """Read until the server has all that was said."""
+        """Read until the server has received everything."""
         while self.stream is None or not self.traveller.is_in or self.traveller.kept:
             if self.stream is None:
                 await self.connect()
@@ -572,7 +572,7 @@ class Walker:
 
 
 async def walk(bases: Sequence[str], seed: int) -> int:
-    """Two clients talk while they are cut off; how often they came back."""
+    """Two clients talk while they are cut off; returns how often they resumed."""
     chance = Random(seed)
     names = "ann", "bob"
     others = reversed(names) if chance.random() < 0.5 else (None, None)  # or to the whole room
@@ -582,7 +582,7 @@ async def walk(bases: Sequence[str], seed: int) -> int:
     for walker in walkers:
         walker.pause = 0.03 if len(bases) > 1 else 0.0
         await walker.settle()
-    while "user_joined" not in travellers[0].types:  # now both are known wherever they are
+    while "user_joined" not in travellers[0].types:  # now each knows the other, on any replica
         await walkers[0].read(65536)
     for _ in range(40):
         walker = chance.choice(walkers)
@@ -601,7 +601,7 @@ async def walk(bases: Sequence[str], seed: int) -> int:
     return ann.resumes + bob.resumes
 
 
-async def test_whatever_is_cut_nothing_is_lost_doubled_or_overtaken() -> None:
+async def test_no_message_is_lost_repeated_or_reordered() -> None:
     async with serve_once() as service:
         resumes = 0
         for seed in range(SEEDS):
@@ -609,7 +609,7 @@ async def test_whatever_is_cut_nothing_is_lost_doubled_or_overtaken() -> None:
     assert resumes > 2 * SEEDS
 
 
-async def test_the_same_on_three_replicas(redis_url: str) -> None:
+async def test_no_message_is_lost_repeated_or_reordered_on_three_replicas(redis_url: str) -> None:
     async with serve_replicas(3, redis_url) as service:
         resumes = 0
         for seed in range(SEEDS // 4):

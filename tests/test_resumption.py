@@ -1,6 +1,6 @@
-"""Coming back as the same peer, without sockets: what is kept, and that nothing is lost.
+"""Resuming as the same peer, without sockets: what is kept, and that nothing is lost.
 
-The sessions, the hub and the dialect are the real ones; only the way to the client is not.
+Sessions, hub and dialect are real; only the connection to the client is not.
 """
 
 import json
@@ -48,26 +48,24 @@ def resumption(
     return made
 
 
-# What is kept
+# Kept messages
 
 
 @pytest.mark.parametrize(
     ("told", "received", "missing"),
     [(0, 0, []), (3, 0, [1, 2, 3]), (3, 2, [3]), (3, 3, [])],
 )
-def test_what_is_missing_is_what_was_not_received(
-    told: int, received: int, missing: list[int]
-) -> None:
+def test_unreceived_messages_are_missing(told: int, received: int, missing: list[int]) -> None:
     assert resumption(told=told).missing(received) == frames(*missing)
 
 
-def test_what_is_confirmed_is_kept_no_longer() -> None:
+def test_confirmed_messages_are_dropped() -> None:
     allowance = Allowance()
     kept = resumption(allowance, told=3)
     kept.confirm(2)
     assert (kept.unconfirmed, kept.size, allowance.used) == (1, 1, 1)
     kept.confirm(1)  # an older ping
-    kept.confirm(4)  # not what was told
+    kept.confirm(4)  # never sent
     assert kept.missing(2) == frames(3)
 
 
@@ -75,7 +73,7 @@ def test_what_is_confirmed_is_kept_no_longer() -> None:
     ("confirmed", "received", "reason"),
     [(2, 1, NotResumedReason.OVERFLOW), (0, 4, NotResumedReason.UNKNOWN)],
 )
-def test_what_cannot_be_is_not_resumed(
+def test_impossible_count_is_not_resumed(
     confirmed: int, received: int, reason: NotResumedReason
 ) -> None:
     kept = resumption(told=3)
@@ -88,19 +86,19 @@ def test_what_cannot_be_is_not_resumed(
 @pytest.mark.parametrize(
     ("size", "most"), [(1, MOST_MESSAGES), (MOST_BYTES // 4, 4), (MOST_BYTES, 1)]
 )
-def test_with_too_much_it_cannot_be_resumed_and_keeps_nothing(size: int, most: int) -> None:
+def test_overflowing_session_keeps_nothing(size: int, most: int) -> None:
     allowance = Allowance()
     kept = resumption(allowance)
     for _ in range(most):
         assert kept.put(b"x" * size)
     assert (kept.overflowed, kept.size) == (False, size * most)
-    assert kept.put(b"x" * size)  # it is sent all the same
+    assert kept.put(b"x" * size)  # it is still sent
     assert (kept.overflowed, kept.size, allowance.used) == (True, 0, 0)
     with pytest.raises(NotResumedError, match="OVERFLOW"):
         kept.missing(0)
 
 
-def test_all_sessions_together_keep_no_more_than_they_may() -> None:
+def test_total_size_of_kept_messages_is_limited() -> None:
     allowance = Allowance(most=1000)
     sessions = [resumption(allowance) for _ in range(10)]
     greedy, *modest = sessions
@@ -109,7 +107,7 @@ def test_all_sessions_together_keep_no_more_than_they_may() -> None:
     for each in modest:
         for _ in range(2):
             each.put(b"x" * 40)
-    assert [each.overflowed for each in modest] == [False] * 9  # they have less than a share
+    assert [each.overflowed for each in modest] == [False] * 9  # they are below their share
     greedy.put(b"x" * 40)
     assert greedy.overflowed
     assert allowance.used == 9 * 80
@@ -118,11 +116,11 @@ def test_all_sessions_together_keep_no_more_than_they_may() -> None:
     assert (allowance.used, allowance.sessions) == (0, 0)
 
 
-# Whatever is lost on the way
+# Losses in transit
 
 
 class Way:
-    """A connection without a socket; what is on it in either direction may be lost."""
+    """A connection without a socket, which may lose data in either direction."""
 
     def __init__(self, world: "World", traveller: Traveller, room: str) -> None:
         self.world = world
@@ -136,7 +134,7 @@ class Way:
 
 
 class World:
-    """A hub, and two clients that meet in a room, and lose their connections."""
+    """A hub, and two clients that meet in a room and lose their connections."""
 
     def __init__(self, hub: Hub, service: Service, chance: Random, room: str) -> None:
         self.hub = hub
@@ -162,8 +160,8 @@ class World:
             case "down":
                 self.carry_down(who, way)
             case "cut":
-                # Of what is on its way some arrives; the server may hear of the end at once,
-                # or after the client has come back.
+                # Some of the data in transit arrives; the server may notice the end at once, or
+                # after the client has resumed.
                 for _ in range(self.chance.randrange(3)):
                     await self.carry_up(way)
                     self.carry_down(who, way)
@@ -176,7 +174,7 @@ class World:
             self.notice(self.lost.pop())
 
     def notice(self, way: Way) -> None:
-        """The server hears that the connection is over, as its task does."""
+        """The server notices the end of the connection, as its task does."""
         session = way.stay.participant
         if isinstance(session, Session) and not self.hub.resuming.lose(session):
             way.stay.__exit__(None, None, None)
@@ -194,7 +192,7 @@ class World:
             way.up += who.hear(way.down.pop(0))
 
     async def settle(self, travellers: list[Traveller]) -> None:
-        """All come back, and all that is on its way arrives."""
+        """All reconnect, and all data in transit arrives."""
         for who in travellers:
             if self.ways.get(who) is None:
                 self.ways[who] = Way(self, who, self.room)
@@ -217,7 +215,7 @@ class World:
 
 
 async def travel(seed: int, *, limit: int) -> tuple[Traveller, Traveller]:
-    """Two clients say numbers to each other while their connections are cut."""
+    """Two clients send numbers to each other while their connections are cut."""
     hub = Hub(MemoryBus("a" * 32), resume_grace=10.0, resume_bytes=limit, metrics=_METRICS)
     service = Service(hub, OpenAuth(), _SETTINGS, _METRICS, _ROUNDS)
     world = World(hub, service, Random(seed), "r")
@@ -231,7 +229,7 @@ async def travel(seed: int, *, limit: int) -> tuple[Traveller, Traveller]:
         return ann, bob
 
 
-async def test_nothing_is_lost_doubled_or_overtaken() -> None:
+async def test_no_message_is_lost_repeated_or_reordered() -> None:
     resumes = 0
     for seed in range(SEEDS):
         ann, bob = await travel(seed, limit=MOST_BYTES)
@@ -242,7 +240,7 @@ async def test_nothing_is_lost_doubled_or_overtaken() -> None:
     assert resumes > SEEDS
 
 
-async def test_what_is_lost_is_said() -> None:
+async def test_losses_are_reported() -> None:
     refusals = 0
     for seed in range(SEEDS // 10):
         ann, bob = await travel(seed, limit=300)

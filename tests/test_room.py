@@ -1,4 +1,4 @@
-"""Room: what each change tells, and that its indexes never disagree with its members."""
+"""Room: the events of each change, and indexes that always agree with the members."""
 
 from collections.abc import Iterable
 
@@ -46,14 +46,14 @@ def on_air(who: Member, live: Live = VIDEO) -> Member:
 # Joining and leaving
 
 
-def test_a_room_begins_empty() -> None:
+def test_new_room_is_empty() -> None:
     room = Room("r")
     assert (room.id, len(room), room.users, room.viewers, room.live) == ("r", 0, 0, 0, ())
     assert room.broadcaster_for("mesh") is None
     assert room.peer_of("ann", but="") is None
 
 
-def test_each_peer_that_joins_is_told_with_the_new_number_of_peers() -> None:
+def test_join_reports_the_new_peer_count() -> None:
     room = Room("r")
     assert room.join(ANN, AT) == [Joined("r", ANN, first=True, peers=1, at=AT)]
     assert room.join(BOB_1, AT) == [Joined("r", BOB_1, first=True, peers=2, at=AT)]
@@ -62,7 +62,7 @@ def test_each_peer_that_joins_is_told_with_the_new_number_of_peers() -> None:
     assert room.users == 2
 
 
-def test_each_peer_that_leaves_is_told_with_the_new_number_of_peers() -> None:
+def test_leave_reports_the_new_peer_count() -> None:
     room = room_of(ANN, BOB_1, BOB_2)
     assert room.leave("bob-1", AT) == [Left("r", BOB_1, last=False, peers=2, at=AT)]
     assert room.leave("bob-2", LATER) == [Left("r", BOB_2, last=True, peers=1, at=LATER)]
@@ -70,13 +70,13 @@ def test_each_peer_that_leaves_is_told_with_the_new_number_of_peers() -> None:
     assert room.users == 1
 
 
-def test_a_user_that_comes_back_is_first_again() -> None:
+def test_returning_user_is_first_again() -> None:
     room = room_of(ANN)
     room.leave("ann", AT)
     assert room.join(ANN, LATER) == [Joined("r", ANN, first=True, peers=1, at=LATER)]
 
 
-def test_a_live_peer_that_leaves_has_stopped_first() -> None:
+def test_leaving_live_peer_stops_first() -> None:
     room = room_of(ANN, BOB_1)
     room.go_live("bob-1", VIDEO, AT)
     assert room.leave("bob-1", LATER) == [
@@ -85,7 +85,7 @@ def test_a_live_peer_that_leaves_has_stopped_first() -> None:
     ]
 
 
-def test_a_peer_under_a_known_id_replaces_the_old_one_in_silence() -> None:
+def test_join_with_a_known_id_replaces_silently() -> None:
     room = room_of(ANN, BOB_1)
     newer = replace(ANN, replica="elsewhere", username="Anna")
     assert room.join(newer, LATER) == []
@@ -93,7 +93,7 @@ def test_a_peer_under_a_known_id_replaces_the_old_one_in_silence() -> None:
     assert (len(room), room.users) == (2, 2)
 
 
-def test_the_broadcast_of_a_replaced_peer_ends() -> None:
+def test_replacing_a_peer_ends_its_broadcast() -> None:
     room = room_of(ANN, BOB_1)
     room.go_live("ann", VIDEO, AT)
     assert room.join(replace(ANN, replica="elsewhere"), LATER) == [
@@ -102,7 +102,7 @@ def test_the_broadcast_of_a_replaced_peer_ends() -> None:
     assert room.live == ()
 
 
-def test_a_replaced_peer_may_have_been_another_user() -> None:
+def test_replaced_peer_may_belong_to_another_user() -> None:
     room = room_of(member("p", "ann"), member("q", "ann"))
     assert room.join(member("p", "bob"), AT) == []
     assert room.users == 2
@@ -110,7 +110,7 @@ def test_a_replaced_peer_may_have_been_another_user() -> None:
     assert room.leave("p", AT) == [Left("r", member("p", "bob"), last=True, peers=0, at=AT)]
 
 
-def test_a_moved_peer_may_have_been_another_user() -> None:
+def test_moved_peer_may_belong_to_another_user() -> None:
     room = Room("r", "here")
     room.restore([member("p", "ann"), member("q", "ann")])
     room.move(replace(member("p", "bob"), replica="elsewhere"))
@@ -122,7 +122,7 @@ def test_a_moved_peer_may_have_been_another_user() -> None:
 # Broadcasting
 
 
-def test_going_live_is_told() -> None:
+def test_going_live_is_reported() -> None:
     room = room_of(ANN, BOB_1)
     assert room.go_live("ann", VIDEO, AT) == [
         WentLive("r", on_air(ANN), News.FIRST, exclusive=False, at=AT)
@@ -132,7 +132,7 @@ def test_going_live_is_told() -> None:
     assert room.viewers == 1
 
 
-def test_going_live_with_the_same_media_is_told_as_again() -> None:
+def test_going_live_with_the_same_media_is_reported_as_again() -> None:
     room = room_of(ANN)
     room.go_live("ann", VIDEO, AT)
     assert room.go_live("ann", Live("video", LATER), LATER, exclusive=True) == [
@@ -140,7 +140,7 @@ def test_going_live_with_the_same_media_is_told_as_again() -> None:
     ]
 
 
-def test_other_media_are_news_but_the_broadcast_began_when_it_began() -> None:
+def test_other_media_are_reported_and_keep_the_start() -> None:
     room = room_of(ANN)
     room.go_live("ann", VIDEO, AT)
     assert room.go_live("ann", Live("audio", LATER), LATER) == [
@@ -149,7 +149,7 @@ def test_other_media_are_news_but_the_broadcast_began_when_it_began() -> None:
     assert room.live == (on_air(ANN, AUDIO),)
 
 
-def test_a_second_live_peer_of_a_user_is_another() -> None:
+def test_second_live_peer_of_a_user_is_another() -> None:
     room = room_of(BOB_1, ANN, BOB_2)
     room.go_live("ann", VIDEO, AT)
     (first,) = room.go_live("bob-2", AUDIO, AT)
@@ -159,7 +159,7 @@ def test_a_second_live_peer_of_a_user_is_another() -> None:
     assert (first.news, another.news) == (News.FIRST, News.ANOTHER)
 
 
-def test_stopping_is_told_with_whether_the_user_is_live_elsewhere() -> None:
+def test_stopping_reports_whether_the_user_is_still_live() -> None:
     room = room_of(BOB_1, BOB_2)
     room.go_live("bob-1", VIDEO, AT)
     room.go_live("bob-2", VIDEO, AT)
@@ -172,7 +172,7 @@ def test_stopping_is_told_with_whether_the_user_is_live_elsewhere() -> None:
     assert room.live == ()
 
 
-def test_the_broadcaster_is_the_peer_that_went_live_last() -> None:
+def test_broadcaster_is_the_last_peer_to_go_live() -> None:
     room = room_of(ANN, BOB_1, CARL)
     for peer_id in ("carl", "ann"):
         room.go_live(peer_id, VIDEO, AT)
@@ -183,7 +183,7 @@ def test_the_broadcaster_is_the_peer_that_went_live_last() -> None:
     assert room.broadcaster_for("mesh") == on_air(CARL, AUDIO)
 
 
-def test_the_broadcaster_is_of_ones_own_dialect_if_there_is_one() -> None:
+def test_broadcaster_of_the_same_dialect_is_preferred() -> None:
     caster = member("caster", dialect="stream")
     room = room_of(caster, ANN, CARL)
     for peer_id in ("caster", "carl", "ann"):
@@ -194,7 +194,7 @@ def test_the_broadcaster_is_of_ones_own_dialect_if_there_is_one() -> None:
     assert room.broadcaster_for("stream") == on_air(ANN)
 
 
-def test_those_who_are_not_there_change_nothing() -> None:
+def test_absent_peers_change_nothing() -> None:
     room = room_of(ANN)
     assert room.leave("bob", AT) == []
     assert room.go_live("bob", VIDEO, AT) == []
@@ -204,7 +204,7 @@ def test_those_who_are_not_there_change_nothing() -> None:
     assert room.members == {"ann": ANN}
 
 
-def test_a_snapshot_is_in_the_order_of_joining_and_who_went_live_last_is_the_broadcaster() -> None:
+def test_restored_room_keeps_join_and_live_order() -> None:
     members = (
         on_air(ANN, Live("audio", "2026-11-20T10:15:30.900Z")),
         BOB_1,
@@ -219,7 +219,7 @@ def test_a_snapshot_is_in_the_order_of_joining_and_who_went_live_last_is_the_bro
     assert (room.users, room.viewers) == (3, 1)
 
 
-# Whom a signal to a user reaches
+# Targets of signals to a user
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_snapshot_is_in_the_order_of_joining_and_who_went_live_last_is_the_bro
         pytest.param(["bob-3"], "bob-3", "bob-2", id="never the sender, also if it is live"),
     ],
 )
-def test_one_peer_of_a_user_gets_the_signals(live: list[str], but: str, found: str) -> None:
+def test_one_peer_of_a_user_receives_signals(live: list[str], but: str, found: str) -> None:
     room = room_of(BOB_1, ANN, BOB_2, member("bob-3", "bob"))
     for peer_id in live:
         room.go_live(peer_id, VIDEO, AT)
@@ -241,14 +241,14 @@ def test_one_peer_of_a_user_gets_the_signals(live: list[str], but: str, found: s
     assert peer.peer_id == found
 
 
-def test_a_user_with_one_peer_cannot_signal_to_itself() -> None:
+def test_user_with_one_peer_cannot_signal_itself() -> None:
     assert room_of(ANN, BOB_1).peer_of("ann", but="ann") is None
 
 
 # Profiles
 
 
-def test_a_new_name_is_that_of_all_the_users_peers() -> None:
+def test_new_name_applies_to_all_peers_of_the_user() -> None:
     room = room_of(BOB_1, ANN, BOB_2)
     room.go_live("bob-2", VIDEO, AT)
     change = ChangeProfile("r", "profile_updated", "Robert", "pic", "Bob", "bob@example.com", "hi")
@@ -274,7 +274,7 @@ def test_a_new_name_is_that_of_all_the_users_peers() -> None:
         (ChangeProfile("r", "t", avatar_url=""), "Ann", ""),
     ],
 )
-def test_what_a_change_does_not_say_stays(
+def test_missing_profile_fields_stay_unchanged(
     change: ChangeProfile, username: str, avatar_url: str
 ) -> None:
     room = room_of(member("ann", avatar_url="old"))
@@ -282,7 +282,7 @@ def test_what_a_change_does_not_say_stays(
     assert room.members["ann"] == member("ann", username=username, avatar_url=avatar_url)
 
 
-def test_a_change_made_elsewhere_is_the_same() -> None:
+def test_remote_profile_change_has_the_same_effect() -> None:
     here, there = room_of(BOB_1, BOB_2), room_of(BOB_1, BOB_2)
     (event,) = here.change_profile("bob-1", ChangeProfile("r", "t", "Robert"), AT)
     assert isinstance(event, ProfileChanged)
@@ -290,14 +290,14 @@ def test_a_change_made_elsewhere_is_the_same() -> None:
     assert there.members == here.members
 
 
-def test_a_change_for_a_user_that_is_gone_changes_nothing() -> None:
+def test_profile_change_of_an_absent_user_changes_nothing() -> None:
     room = room_of(ANN)
     room.apply_profile(ProfileChanged("r", BOB_1, "t", None, None, None, AT))
     assert room.members == {"ann": ANN}
     assert room.users == 1
 
 
-# Whatever happens, in whatever order
+# Random sequences
 
 PEERS = {"ann-1": "ann", "ann-2": "ann", "ann-3": "ann", "bob-1": "bob", "bob-2": "bob", "c": "c"}
 peers = st.sampled_from(sorted(PEERS))
@@ -305,7 +305,7 @@ media = st.sampled_from(("audio", "video"))
 
 
 class AnyRoom(RuleBasedStateMachine):
-    """A room beside a model of it: who is here, and who is live, both in their order."""
+    """A room and a model of it: who is here and who is live, both in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -319,7 +319,7 @@ class AnyRoom(RuleBasedStateMachine):
         return [each for each in of if PEERS[each] == PEERS[peer_id] and each != peer_id]
 
     def stopped(self, peer_id: str, cause: StopCause) -> list[RoomEvent]:
-        """What is told when this peer's broadcast ends, if there is one."""
+        """The events when this peer's broadcast ends, if it has one."""
         if self.live.pop(peer_id, None) is None:
             return []
         last = not self.others(peer_id, self.live)
@@ -380,14 +380,14 @@ class AnyRoom(RuleBasedStateMachine):
         assert self.room.members == expected
 
     @invariant()
-    def members_are_as_they_came(self) -> None:
+    def members_are_in_join_order(self) -> None:
         assert list(self.room.members) == self.here
         assert len(self.room) == len(self.here)
         assert all(m.peer_id == peer_id for peer_id, m in self.room.members.items())
         assert self.room.users == len({PEERS[peer_id] for peer_id in self.here})
 
     @invariant()
-    def live_ones_are_members_that_are_live(self) -> None:
+    def live_members_are_in_live_order(self) -> None:
         members = self.room.members
         assert self.room.live == tuple(members[peer_id] for peer_id in self.live)
         assert {p: m.live.media_type for p, m in members.items() if m.live} == self.live

@@ -1,4 +1,4 @@
-"""The `room` dialect as its clients meet it: every row of its page, over real sockets."""
+"""The `room` dialect as its clients see it: every row of its page, over real sockets."""
 
 import json
 import re
@@ -19,7 +19,7 @@ TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 def path(user_id: str, room_id: str = "r", **query: str) -> str:
-    """As a browser writes it."""
+    """Encoded as a browser encodes it."""
     segments = "/".join(quote(segment, safe="") for segment in ("ws", room_id, user_id))
     return f"/{segments}?{urlencode(query)}"
 
@@ -36,7 +36,7 @@ async def enter(
 
 @asynccontextmanager
 async def enter_all(service: Service, *user_ids: str) -> AsyncIterator[list[Client]]:
-    """Clients that have entered one after the other, and have heard of each other."""
+    """Clients that have joined one after the other and seen each other join."""
     async with AsyncExitStack() as stack:
         clients: list[Client] = []
         for user_id in user_ids:
@@ -48,7 +48,7 @@ async def enter_all(service: Service, *user_ids: str) -> AsyncIterator[list[Clie
 
 
 async def go_live(client: Client, *others: Client) -> None:
-    """Start a broadcast, of which the others hear next."""
+    """Start a broadcast, which the others receive next."""
     await client.send("broadcast-started")
     for other in others:
         await other.expect("broadcast-started")
@@ -56,21 +56,21 @@ async def go_live(client: Client, *others: Client) -> None:
 
 
 async def register(service: Service, room_id: str = "r", **body: Any) -> None:
-    """The REST call without which the clients open no socket."""
+    """The REST call that clients make before they open a socket."""
     async with httpx.AsyncClient() as http:
         answer = await http.post(f"http://{service.base}/rooms/{room_id}/join", json=body)
     assert answer.json() == {"status": "success", "room_id": room_id, "user_id": body["user_id"]}
 
 
 async def expect_silence(client: Client, *others: Client) -> None:
-    """None of them is told anything before a message that the first sends now."""
+    """None of them receives anything before a message that the first one sends now."""
     await client.send("message", content="Is anybody talking?")
     for listener in (client, *others):
         await listener.expect("message", content="Is anybody talking?")
 
 
 def without_time(message: Message) -> Message:
-    """The message, of which the timestamp is checked here."""
+    """The message without its timestamp, which is checked here."""
     assert TIMESTAMP.fullmatch(message["timestamp"]), message
     return {name: value for name, value in message.items() if name != "timestamp"}
 
@@ -78,7 +78,7 @@ def without_time(message: Message) -> Message:
 # On connect
 
 
-async def test_the_others_hear_of_a_newcomer_and_the_newcomer_of_all(service: Service) -> None:
+async def test_newcomer_is_announced_and_receives_all_members(service: Service) -> None:
     async with enter(service, "ann", username="Ann", avatar_url="https://x.example/a.png") as ann:
         assert without_time(ann.log[0]) == {
             "type": "room_state",
@@ -126,22 +126,20 @@ async def test_names_and_ids_may_be_any_text(
 
 
 @pytest.mark.parametrize("query", [{}, {"username": "", "avatar_url": ""}])
-async def test_without_any_name_a_user_is_anonymous(
-    service: Service, query: dict[str, str]
-) -> None:
+async def test_user_without_a_name_is_anonymous(service: Service, query: dict[str, str]) -> None:
     async with enter(service, "ann", **query) as ann:
         assert ann.log[0]["users"] == [
             {"user_id": "ann", "username": "Anonymous", "avatar_url": None}
         ]
 
 
-async def test_the_name_given_by_rest_is_used_by_the_socket_to_come(service: Service) -> None:
+async def test_name_given_by_rest_is_used_by_the_socket(service: Service) -> None:
     await register(service, user_id="ann", username="Ann", avatar_url="a.png")
     async with enter(service, "ann") as ann:
         assert ann.log[0]["users"] == [{"user_id": "ann", "username": "Ann", "avatar_url": "a.png"}]
 
 
-async def test_the_name_given_by_the_socket_wins_and_is_kept(service: Service) -> None:
+async def test_name_given_by_the_socket_wins_and_is_kept(service: Service) -> None:
     await register(service, user_id="ann", username="Ann", avatar_url="a.png")
     async with enter(service, "ann", username="Annie") as ann:
         assert ann.log[0]["users"][0]["username"] == "Annie"
@@ -150,7 +148,7 @@ async def test_the_name_given_by_the_socket_wins_and_is_kept(service: Service) -
         assert ann.log[0]["users"][0]["username"] == "Annie"
 
 
-async def test_a_reconnect_that_drops_the_name_keeps_it(service: Service) -> None:
+async def test_reconnect_without_a_name_keeps_it(service: Service) -> None:
     async with enter(service, "bob") as bob:
         async with enter(service, "ann", username="Ann", avatar_url="a.png"):
             await bob.expect("user_joined", username="Ann")
@@ -161,7 +159,7 @@ async def test_a_reconnect_that_drops_the_name_keeps_it(service: Service) -> Non
             await bob.expect("message", username="Ann", avatar="a.png")
 
 
-async def test_a_name_is_of_one_room(service: Service) -> None:
+async def test_name_applies_to_one_room(service: Service) -> None:
     async with (
         enter(service, "ann", "r", username="Ann"),
         enter(service, "ann", "s") as elsewhere,
@@ -169,7 +167,7 @@ async def test_a_name_is_of_one_room(service: Service) -> None:
         assert elsewhere.log[0]["users"][0]["username"] == "Anonymous"
 
 
-async def test_a_late_joiner_is_told_who_is_live(service: Service) -> None:
+async def test_late_joiner_receives_active_broadcasts(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await go_live(ann, bob)
         await go_live(bob, ann)
@@ -191,7 +189,7 @@ async def test_a_late_joiner_is_told_who_is_live(service: Service) -> None:
             await expect_silence(late)
 
 
-async def test_after_the_last_broadcast_a_newcomer_hears_of_none(service: Service) -> None:
+async def test_late_joiner_does_not_receive_ended_broadcasts(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await go_live(ann, bob)
         await ann.send("broadcast-stopped")
@@ -204,9 +202,7 @@ async def test_after_the_last_broadcast_a_newcomer_hears_of_none(service: Servic
 
 
 @pytest.mark.parametrize("fields", [{}, {"timestamp": 1763632530123}, {"timestamp": "now"}])
-async def test_a_keep_alive_is_answered_with_a_ping(
-    service: Service, fields: dict[str, Any]
-) -> None:
+async def test_keep_alive_is_answered_with_a_ping(service: Service, fields: dict[str, Any]) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send("keep_alive", **fields)
         assert without_time(await ann.receive()) == {"type": "ping"}
@@ -214,7 +210,7 @@ async def test_a_keep_alive_is_answered_with_a_ping(
         await expect_silence(ann, bob)
 
 
-async def test_chat_goes_to_everyone_the_sender_included(service: Service) -> None:
+async def test_chat_goes_to_everyone_including_the_sender(service: Service) -> None:
     async with (
         enter(service, "ann", username="Ann", avatar_url="a.png") as ann,
         enter(service, "bob") as bob,
@@ -246,7 +242,7 @@ async def test_chat_goes_to_everyone_the_sender_included(service: Service) -> No
         ('{"content":"hi"}', "hi"),
     ],
 )
-async def test_whatever_has_content_is_chat(service: Service, text: str, content: str) -> None:
+async def test_any_message_with_content_is_chat(service: Service, text: str, content: str) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send_text(text)
         echo = await ann.expect("message", content=content, user_id="ann")
@@ -264,16 +260,14 @@ async def test_whatever_has_content_is_chat(service: Service, text: str, content
         '{"type":"pong","content":"hi"}',
     ],
 )
-async def test_what_has_no_content_and_no_known_type_is_ignored(
-    service: Service, text: str
-) -> None:
+async def test_unknown_message_without_content_is_ignored(service: Service, text: str) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send_text(text)
         await expect_silence(ann, bob)
 
 
 @pytest.mark.parametrize("type_", ["typing_start", "typing_stop"])
-async def test_typing_is_told_to_the_others(service: Service, type_: str) -> None:
+async def test_typing_is_sent_to_the_others(service: Service, type_: str) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send(type_)
         assert without_time(await bob.receive()) == {
@@ -285,8 +279,8 @@ async def test_typing_is_told_to_the_others(service: Service, type_: str) -> Non
         await expect_silence(ann, bob)
 
 
-async def test_a_picture_that_is_too_long_changes_nothing(service: Service) -> None:
-    """By every way that leads in: newcomers are told the pictures of all."""
+async def test_overlong_picture_changes_nothing(service: Service) -> None:
+    """However it is sent: newcomers receive everybody's pictures."""
     long = "https://x.example/" + 2048 * "a"
     await register(service, user_id="ann", avatar_url="a.png")
     await register(service, user_id="ann", avatar_url=long)
@@ -300,7 +294,7 @@ async def test_a_picture_that_is_too_long_changes_nothing(service: Service) -> N
 
 
 @pytest.mark.parametrize("type_", ["profile_updated", "avatar_updated"])
-async def test_a_new_profile_goes_to_everyone_and_into_later_events(
+async def test_new_profile_goes_to_everyone_and_into_later_events(
     service: Service, type_: str
 ) -> None:
     change = {"username": "Anna", "prevUsername": "Ann", "email": "a@b.c", "bio": "I am"}
@@ -344,7 +338,7 @@ async def test_a_new_profile_goes_to_everyone_and_into_later_events(
             await bob.expect("user_joined", username="Anna", avatar_url="n.png")
 
 
-async def test_what_a_new_profile_does_not_name_stays(service: Service) -> None:
+async def test_missing_profile_fields_stay_unchanged(service: Service) -> None:
     async with enter(service, "ann", username="Ann", avatar_url="a.png") as ann:
         await ann.send("avatar_updated", avatar="n.png")
         await ann.expect("avatar_updated", username="Ann", avatar_url="n.png")
@@ -354,7 +348,7 @@ async def test_what_a_new_profile_does_not_name_stays(service: Service) -> None:
         await ann.expect("profile_updated", username="Anna", avatar_url="n.png", bio="")
 
 
-async def test_a_broadcast_is_told_to_the_others(service: Service) -> None:
+async def test_broadcast_is_announced_to_the_others(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send("broadcast-started")
         assert without_time(await bob.receive()) == {
@@ -365,7 +359,7 @@ async def test_a_broadcast_is_told_to_the_others(service: Service) -> None:
         await expect_silence(ann, bob)
 
 
-async def test_a_broadcaster_is_called_as_its_message_says(service: Service) -> None:
+async def test_broadcast_message_sets_the_broadcaster_name(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send("broadcast-started", username=" On\u202e Air ")
         await bob.expect("broadcast-started", user_id="ann", username="On Air")
@@ -374,7 +368,7 @@ async def test_a_broadcaster_is_called_as_its_message_says(service: Service) -> 
             first = (await late.expect("active-broadcasts"))["broadcasters"][0]
             assert (first["user_id"], first["username"]) == ("ann", "On Air")
         await bob.wait_for("user_left")
-        # Once more, by another name: the broadcast is the same.
+        # Again with another name: the broadcast is the same.
         await ann.send("broadcast-started", username="Still On Air")
         await bob.expect("broadcast-started", username="Still On Air")
         async with enter(service, "late") as late:
@@ -389,7 +383,7 @@ async def test_a_broadcaster_is_called_as_its_message_says(service: Service) -> 
         await expect_silence(ann, bob)
 
 
-async def test_a_broadcaster_with_a_new_name_is_called_so(service: Service) -> None:
+async def test_profile_change_renames_the_broadcaster(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send("broadcast-started", username="On Air")
         await bob.expect("broadcast-started", username="On Air")
@@ -403,7 +397,7 @@ async def test_a_broadcaster_with_a_new_name_is_called_so(service: Service) -> N
         await bob.expect("broadcast-stopped", username="Anna")
 
 
-async def test_whoever_is_lost_while_on_air_is_named_as_it_was(service: Service) -> None:
+async def test_lost_broadcaster_keeps_its_broadcast_name(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send("broadcast-started", username="On Air")
         await bob.expect("broadcast-started", username="On Air")
@@ -412,7 +406,7 @@ async def test_whoever_is_lost_while_on_air_is_named_as_it_was(service: Service)
         await bob.expect("user_left", user_id="ann", username="Anonymous")
 
 
-async def test_a_broadcast_started_again_is_told_again_and_keeps_its_beginning(
+async def test_restarted_broadcast_is_announced_with_the_same_start(
     service: Service,
 ) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
@@ -426,7 +420,7 @@ async def test_a_broadcast_started_again_is_told_again_and_keeps_its_beginning(
         assert first["broadcasters"] == second["broadcasters"]
 
 
-async def test_a_broadcast_that_stops_is_told_to_everyone_the_sender_included(
+async def test_broadcast_stop_goes_to_everyone_including_the_sender(
     service: Service,
 ) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
@@ -441,7 +435,7 @@ async def test_a_broadcast_that_stops_is_told_to_everyone_the_sender_included(
         assert await bob.receive() == stopped
 
 
-async def test_stopping_what_is_not_live_is_told_to_the_sender_alone(service: Service) -> None:
+async def test_stop_without_a_broadcast_is_answered_to_the_sender_only(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send("profile_updated", username="Anna")
         await ann.expect("profile_updated")
@@ -458,7 +452,7 @@ async def test_stopping_what_is_not_live_is_told_to_the_sender_alone(service: Se
 # Signals
 
 
-async def test_a_signal_reaches_its_target_alone_stamped_with_its_sender(
+async def test_signal_reaches_only_its_target_with_the_real_sender(
     service: Service,
 ) -> None:
     async with enter_all(service, "ann", "bob", "cat") as (ann, bob, cat):
@@ -500,7 +494,7 @@ OPAQUE = [
 
 
 @pytest.mark.parametrize("signal", OPAQUE, ids=[signal[:30] for signal in OPAQUE])
-async def test_a_signal_is_relayed_byte_for_byte(service: Service, signal: str) -> None:
+async def test_signal_is_relayed_byte_for_byte(service: Service, signal: str) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await ann.send_text(
             f'{{"signal" : {signal} , "type":"webrtc-signal","target_user_id":"bob"}}'
@@ -511,7 +505,9 @@ async def test_a_signal_is_relayed_byte_for_byte(service: Service, signal: str) 
 
 
 @pytest.mark.parametrize("target", ["nobody", "ann", "", "cat-of-another-room"])
-async def test_a_signal_for_nobody_is_dropped_silently(service: Service, target: str) -> None:
+async def test_signal_without_a_valid_target_is_dropped_silently(
+    service: Service, target: str
+) -> None:
     async with (
         enter_all(service, "ann", "bob") as (ann, bob),
         enter(service, "cat-of-another-room", "s") as cat,
@@ -521,7 +517,7 @@ async def test_a_signal_for_nobody_is_dropped_silently(service: Service, target:
         await cat.expect_nothing()
 
 
-async def test_a_signal_for_one_that_has_left_is_dropped_silently(service: Service) -> None:
+async def test_signal_to_a_departed_user_is_dropped_silently(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await bob.close()
         await ann.expect("user_left")
@@ -529,7 +525,7 @@ async def test_a_signal_for_one_that_has_left_is_dropped_silently(service: Servi
         await expect_silence(ann)
 
 
-async def test_signals_arrive_in_the_order_in_which_they_were_sent(service: Service) -> None:
+async def test_signals_arrive_in_order(service: Service) -> None:
     async with enter_all(service, "ann", "bob", "cat") as (ann, bob, cat):
         async with trio.open_nursery() as nursery:
             for client in (ann, cat):
@@ -541,7 +537,7 @@ async def test_signals_arrive_in_the_order_in_which_they_were_sent(service: Serv
 
 
 async def send_numbered(client: Client, target: str, count: int) -> None:
-    """An offer of some size, and the candidates that follow it."""
+    """Large offers, each followed by its candidates."""
     for n in range(count):
         size = 20_000 if n % 20 == 0 else 200
         await client.send(
@@ -552,7 +548,7 @@ async def send_numbered(client: Client, target: str, count: int) -> None:
 # Leaving
 
 
-async def test_a_user_that_comes_back_is_seen_to_leave_and_to_join(service: Service) -> None:
+async def test_reconnect_is_announced_as_leave_and_join(service: Service) -> None:
     async with enter(service, "bob") as bob:
         for _ in range(3):
             async with enter(service, "ann") as ann:
@@ -566,7 +562,7 @@ async def test_a_user_that_comes_back_is_seen_to_leave_and_to_join(service: Serv
 # Tabs: the others see one participant
 
 
-async def test_a_second_tab_is_no_second_participant(service: Service) -> None:
+async def test_second_tab_is_not_announced(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (first, bob):
         async with enter(service, "ann") as second:
             assert [user["user_id"] for user in second.log[0]["users"]] == ["ann", "bob"]
@@ -577,7 +573,7 @@ async def test_a_second_tab_is_no_second_participant(service: Service) -> None:
         await expect_silence(bob)
 
 
-async def test_a_stale_socket_that_closes_late_takes_nobody_down(service: Service) -> None:
+async def test_late_close_of_a_stale_socket_is_harmless(service: Service) -> None:
     async with enter(service, "bob") as bob, open_raw(service.base) as stale:
         await stale.upgrade(path("ann"))
         await bob.expect("user_joined", user_id="ann")
@@ -591,7 +587,7 @@ async def test_a_stale_socket_that_closes_late_takes_nobody_down(service: Servic
         await bob.expect("user_left", user_id="ann")
 
 
-async def test_own_tabs_get_what_everyone_gets_and_no_news_of_their_user(
+async def test_other_tabs_get_broadcasts_but_no_typing_of_their_user(
     service: Service,
 ) -> None:
     async with (
@@ -624,7 +620,7 @@ async def test_own_tabs_get_what_everyone_gets_and_no_news_of_their_user(
         await expect_silence(ann, tab, bob)
 
 
-async def test_a_tab_renames_the_user_in_all_tabs(service: Service) -> None:
+async def test_rename_applies_to_all_tabs(service: Service) -> None:
     async with (
         enter(service, "ann", username="Ann") as ann,
         enter(service, "ann") as tab,
@@ -635,7 +631,7 @@ async def test_a_tab_renames_the_user_in_all_tabs(service: Service) -> None:
         await tab.expect("message", username="Anna")
 
 
-async def test_a_tab_that_comes_later_sees_its_own_user_live(service: Service) -> None:
+async def test_later_tab_sees_its_own_user_live(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob):
         await go_live(ann, bob)
         async with enter(service, "ann") as tab:
@@ -643,7 +639,7 @@ async def test_a_tab_that_comes_later_sees_its_own_user_live(service: Service) -
             assert [who["user_id"] for who in active["broadcasters"]] == ["ann"]
 
 
-async def test_a_live_tab_that_closes_stops_the_broadcast_and_the_user_stays(
+async def test_closing_the_live_tab_stops_the_broadcast_only(
     service: Service,
 ) -> None:
     async with enter_all(service, "ann", "bob") as (tab, bob), enter(service, "ann") as live:
@@ -654,7 +650,7 @@ async def test_a_live_tab_that_closes_stops_the_broadcast_and_the_user_stays(
         await expect_silence(tab, bob)
 
 
-async def test_a_user_live_in_two_tabs_stops_with_the_second(service: Service) -> None:
+async def test_user_live_in_two_tabs_stops_with_the_second(service: Service) -> None:
     async with enter_all(service, "ann", "bob") as (ann, bob), enter(service, "ann") as tab:
         await go_live(ann, tab, bob)
         await go_live(tab, ann, bob)
@@ -671,7 +667,7 @@ async def test_a_user_live_in_two_tabs_stops_with_the_second(service: Service) -
             await client.expect("broadcast-stopped", user_id="ann")
 
 
-async def test_a_signal_reaches_one_tab_the_last_or_the_one_that_is_live(
+async def test_signal_reaches_the_live_tab_or_the_newest(
     service: Service,
 ) -> None:
     async with (
@@ -700,14 +696,14 @@ async def test_a_signal_reaches_one_tab_the_last_or_the_one_that_is_live(
         await assert_reached(third)
 
 
-async def test_a_user_may_signal_its_own_other_tab(service: Service) -> None:
+async def test_user_may_signal_its_other_tab(service: Service) -> None:
     async with enter(service, "ann") as first, enter(service, "ann") as second:
         await second.send("webrtc-signal", target_user_id="ann", signal="to first")
         await first.expect("webrtc-signal", from_user_id="ann", signal="to first")
         await expect_silence(second, first)
 
 
-# Rooms apart, and whole snapshots
+# Separate rooms, and complete snapshots
 
 
 async def test_nothing_leaks_between_rooms(service: Service) -> None:
@@ -730,7 +726,7 @@ async def test_nothing_leaks_between_rooms(service: Service) -> None:
         await expect_silence(bob)
 
 
-async def test_of_many_that_come_at_once_each_knows_each_exactly_once(service: Service) -> None:
+async def test_concurrent_joiners_see_each_other_exactly_once(service: Service) -> None:
     everyone = {f"user-{n}" for n in range(12)}
     all_here = Gathering(len(everyone))
 
@@ -749,7 +745,7 @@ async def test_of_many_that_come_at_once_each_knows_each_exactly_once(service: S
             nursery.start_soon(come, user_id)
 
 
-async def test_whoever_comes_while_somebody_goes_live_is_told_exactly_once(
+async def test_joiner_during_a_broadcast_start_learns_of_it_once(
     service: Service,
 ) -> None:
     viewers, broadcasters = 8, {"live-0", "live-1", "live-2"}
@@ -780,7 +776,7 @@ async def test_whoever_comes_while_somebody_goes_live_is_told_exactly_once(
 
 
 class Gathering:
-    """A barrier: whoever waits goes on when all of them do."""
+    """A barrier: all continue when the last one arrives."""
 
     def __init__(self, size: int) -> None:
         self._size = size

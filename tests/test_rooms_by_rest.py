@@ -1,4 +1,4 @@
-"""REST of `room` and `mesh`: lists of rooms, users, and what is said by POST."""
+"""REST of `room` and `mesh`: lists of rooms, users, and messages sent by POST."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,7 +31,7 @@ async def browse(service: Service, token: str | None = None) -> AsyncIterator[ht
 
 
 async def until(read: Callable[[], Awaitable[Any]], expected: Any) -> None:
-    """Wait until something read is as expected: a list is read once a second."""
+    """Wait until the result is as expected: the server refreshes a list once a second."""
     found = None
     with trio.move_on_after(PATIENCE):
         while (found := await read()) != expected:  # noqa: ASYNC110
@@ -46,7 +46,7 @@ async def enter_many(stack: AsyncExitStack, service: Service, *room_ids: str) ->
 # Lists
 
 
-async def test_a_room_is_listed_with_its_numbers_while_somebody_is_there(service: Service) -> None:
+async def test_occupied_room_is_listed_with_its_counts(service: Service) -> None:
     async with browse(service) as http:
 
         async def listed() -> Any:
@@ -88,7 +88,7 @@ async def test_a_room_is_listed_with_its_numbers_while_somebody_is_there(service
         await until(active, [])
 
 
-async def test_a_list_has_pages(service: Service) -> None:
+async def test_list_is_paginated(service: Service) -> None:
     names = sorted(["a", "b/c?d=e&f", "команда", "😀", "z", "dm2"])
     async with AsyncExitStack() as stack, browse(service) as http:
         await enter_many(stack, service, *names)
@@ -110,7 +110,7 @@ async def test_a_list_has_pages(service: Service) -> None:
         assert (await http.get("/rooms", params={"cursor": "😀"})).json() == []
 
 
-async def test_a_page_is_bounded_in_bytes(
+async def test_page_size_is_limited_in_bytes(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing, "MAX_BYTES", 2_000)
@@ -126,9 +126,7 @@ async def test_a_page_is_bounded_in_bytes(
         assert found == names
 
 
-async def test_the_list_is_read_and_encoded_once_a_second(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_list_is_encoded_once_a_second(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = 0
     make = rooms.room_entry
 
@@ -149,7 +147,7 @@ async def test_the_list_is_read_and_encoded_once_a_second(
         assert encoded == 3
 
 
-async def test_with_tokens_a_list_has_what_is_granted(serve: Serve) -> None:
+async def test_list_contains_granted_rooms_only(serve: Serve) -> None:
     async with (
         serve(**TOKENS) as service,
         AsyncExitStack() as stack,
@@ -191,19 +189,17 @@ IDS = sorted(["a", "ab", "abc", "b", "ba", "\0", "aé", "a" + chr(0x10FFFF)])
         (["abc*"], "abc", []),
     ],
 )
-def test_only_what_could_be_granted_is_looked_at(
-    globs: list[str], cursor: str, found: list[str]
-) -> None:
+def test_only_grantable_ids_are_searched(globs: list[str], cursor: str, found: list[str]) -> None:
     assert list(granted(IDS, globs, cursor)) == sorted(found)
 
 
-def test_the_first_always_fits() -> None:
+def test_first_entry_always_fits() -> None:
     assert fit([b"12345", b"1"], 3) == [b"12345"]
     assert fit([b"1", b"12", b"1"], 5) == [b"1", b"12"]
     assert fit([], 5) == []
 
 
-async def test_history_is_bounded_in_bytes(service: Service) -> None:
+async def test_history_is_limited_in_bytes(service: Service) -> None:
     async with enter(service, "ann") as ann, browse(service) as http:
         for n in range(12):
             await ann.send("message", content=f"{n}" + "x" * 60_000)
@@ -214,7 +210,7 @@ async def test_history_is_bounded_in_bytes(service: Service) -> None:
         assert [message["content"][:2] for message in answer.json()] == ["8x", "9x", "10", "11"]
 
 
-async def test_one_room_is_bounded_in_bytes(
+async def test_single_room_is_limited_in_bytes(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_signal.dialects.rest.rooms.MAX_BYTES", 300)
@@ -229,7 +225,7 @@ async def test_one_room_is_bounded_in_bytes(
 # Rooms with names
 
 
-async def test_a_room_that_was_made_has_its_name(service: Service) -> None:
+async def test_created_room_keeps_its_name(service: Service) -> None:
     async with browse(service) as http, browse(service) as elsewhere:
         answer = await http.post(
             "/rooms", json={"name": " Lounge\n", "thumbnail_url": "https://x.example/t.png"}
@@ -251,7 +247,7 @@ async def test_a_room_that_was_made_has_its_name(service: Service) -> None:
 
 
 @pytest.mark.parametrize("body", [{}, {"name": ""}, {"name": " \n"}, {"name": None}])
-async def test_a_room_needs_a_name(service: Service, body: Any) -> None:
+async def test_room_needs_a_name(service: Service, body: Any) -> None:
     async with browse(service) as http:
         answer = await http.post("/rooms", json=body)
         assert (answer.status_code, answer.json()) == (400, {"detail": "A room needs a name"})
@@ -261,7 +257,7 @@ async def test_a_room_needs_a_name(service: Service, body: Any) -> None:
 # Users
 
 
-async def test_the_same_name_is_the_same_guest(service: Service) -> None:
+async def test_same_name_gives_the_same_guest(service: Service) -> None:
     async with browse(service) as http, browse(service) as elsewhere:
         ann = (await http.post("/users", json={"username": "Ann"})).json()
         assert TIMESTAMP.fullmatch(ann.pop("created_at"))
@@ -294,10 +290,10 @@ async def test_the_same_name_is_the_same_guest(service: Service) -> None:
         assert len(both) == 1
 
 
-async def test_a_guest_whose_name_is_not_kept_yet_is_the_same(
+async def test_concurrent_requests_give_the_same_guest(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two ask at one moment, and the second finds the id that the first has kept, but no name."""
+    """Of two concurrent requests, the second finds the id stored by the first, but no name yet."""
 
     async def user_named(_: MemoryNotes, __: str) -> None:
         return None
@@ -309,7 +305,7 @@ async def test_a_guest_whose_name_is_not_kept_yet_is_the_same(
         assert first == second
 
 
-async def test_a_changed_profile_is_told_once_in_each_room_of_the_user(service: Service) -> None:
+async def test_profile_change_is_sent_once_in_each_room_of_the_user(service: Service) -> None:
     async with browse(service) as http, AsyncExitStack() as stack:
         id_ = (await http.post("/users", json={"username": "Ann"})).json()["id"]
         one = [
@@ -340,12 +336,12 @@ async def test_a_changed_profile_is_told_once_in_each_room_of_the_user(service: 
         late = await stack.enter_async_context(enter(service, "late", "one"))
         names = {user["user_id"]: user["username"] for user in late.log[0]["users"]}
         assert names == {id_: "Anna", "bob": "Ann", "late": "Anonymous"}
-        # The name is free again, and whoever takes it is somebody else.
+        # The name is free again, and its next owner is another user.
         new = (await http.post("/users", json={"username": "Ann"})).json()
         assert new["id"] != id_
 
 
-async def test_a_profile_has_bounds(service: Service) -> None:
+async def test_profile_fields_are_limited(service: Service) -> None:
     async with browse(service) as http:
         id_ = (await http.post("/users", json={"username": "Ann"})).json()["id"]
         path = f"/users/{id_}/profile"
@@ -357,7 +353,7 @@ async def test_a_profile_has_bounds(service: Service) -> None:
         assert (await http.get(f"/users/{id_}")).json() == user
 
 
-async def test_a_user_of_before_a_restart_may_change_its_profile(service: Service) -> None:
+async def test_unknown_user_may_change_its_profile_after_a_restart(service: Service) -> None:
     async with browse(service) as http:
         changed = await http.put("/users/old/profile", json={"username": "Ann", "bio": "hello"})
         user = changed.json()["user"]
@@ -367,10 +363,10 @@ async def test_a_user_of_before_a_restart_may_change_its_profile(service: Servic
         assert nameless.json()["user"]["username"] == "Anonymous"
 
 
-# Saying something by POST
+# Messages by POST
 
 
-async def test_what_is_posted_is_told_to_the_room_and_kept(service: Service) -> None:
+async def test_posted_message_is_sent_to_the_room_and_kept(service: Service) -> None:
     async with (
         enter(service, "ann") as ann,
         enter(service, "bob") as bob,
@@ -391,7 +387,7 @@ async def test_what_is_posted_is_told_to_the_room_and_kept(service: Service) -> 
             assert (await http.post("/rooms/r/messages", json=body)).status_code == 422
 
 
-async def test_who_posts_is_called_as_before(service: Service) -> None:
+async def test_posting_user_keeps_its_name(service: Service) -> None:
     async with browse(service) as http:
         await http.post("/rooms/r/join", json={"user_id": "ann", "username": "Ann"})
         id_ = (await http.post("/users", json={"username": "Bob"})).json()["id"]
@@ -401,7 +397,7 @@ async def test_who_posts_is_called_as_before(service: Service) -> None:
 
 
 @pytest.mark.parametrize("room_id", ["dm", "\0lobby", "\0inbox:bob"])
-async def test_nothing_can_be_posted_where_no_room_is(service: Service, room_id: str) -> None:
+async def test_posting_to_a_reserved_id_is_refused(service: Service, room_id: str) -> None:
     async with service.connect("/ws/dm/bob") as bob, browse(service) as http:
         await bob.send("keep_alive")
         await bob.expect("ping")
@@ -416,7 +412,7 @@ async def test_nothing_can_be_posted_where_no_room_is(service: Service, room_id:
 # With tokens
 
 
-async def test_with_tokens_all_this_is_for_oneself_alone(serve: Serve) -> None:
+async def test_token_gives_access_to_own_user_only(serve: Serve) -> None:
     token = make_token("ann", name="Ann", rooms=["r"])
     async with serve(**TOKENS) as service, browse(service) as nobody, browse(service, token) as ann:
         hello = {"user_id": "ann", "username": "Mallory", "content": "Hello"}
@@ -451,8 +447,8 @@ async def test_with_tokens_all_this_is_for_oneself_alone(serve: Serve) -> None:
             assert (await bob.post("/rooms", json={"name": "Lounge"})).status_code == 200
 
 
-async def test_who_posts_pays_for_all_who_hear_it(serve: Serve) -> None:
-    """From the same bucket as for requests: a great room cannot be told as often as a small one."""
+async def test_posting_is_charged_for_all_receivers(serve: Serve) -> None:
+    """Charged to the request bucket: posting to a large room costs more than to a small one."""
     async with (
         serve(http_requests_per_second=0.001, http_burst=10) as service,
         AsyncExitStack() as stack,

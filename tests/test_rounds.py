@@ -1,4 +1,4 @@
-"""Who takes long lets others go on; in Trio's own loop, with real time."""
+"""Long work lets other tasks run; in Trio's own loop, with real time."""
 
 import time
 from functools import partial
@@ -12,7 +12,7 @@ from trio_signal.rounds import Rounds
 
 @pytest.fixture
 async def rounds(nursery: trio.Nursery) -> Rounds:
-    """At work."""
+    """Running rounds."""
     rounds = Rounds()
     nursery.start_soon(rounds.run)
     await trio.testing.wait_all_tasks_blocked()
@@ -20,14 +20,14 @@ async def rounds(nursery: trio.Nursery) -> Rounds:
 
 
 def work(seconds: float) -> None:
-    """Hold the loop."""
+    """Block the loop."""
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         pass
 
 
 async def carry_out(rounds: Rounds, number: int, seconds: float, done: list[int]) -> None:
-    """As a connection does, with two messages."""
+    """Do what a connection does with two messages."""
     until = rounds.until if not rounds.line else 0.0
     for _ in range(2):
         if time.perf_counter() > until:
@@ -36,10 +36,10 @@ async def carry_out(rounds: Rounds, number: int, seconds: float, done: list[int]
         done.append(number)
 
 
-async def test_who_has_much_to_do_does_not_keep_the_loop(rounds: Rounds) -> None:
-    """Fifty times twice 2 ms would be 200 ms; another task has its turn all the while."""
+async def test_much_work_does_not_block_the_loop(rounds: Rounds) -> None:
+    """Fifty times twice 2 ms is 200 ms; another task still gets its turns."""
     done: list[int] = []
-    longest, before = 0.0, time.thread_time()  # others may use the machine
+    longest, before = 0.0, time.thread_time()  # other processes may use the machine
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for number in range(50):
@@ -52,7 +52,7 @@ async def test_who_has_much_to_do_does_not_keep_the_loop(rounds: Rounds) -> None
     assert longest < 0.03
 
 
-async def test_all_have_a_turn_before_anybody_has_two(
+async def test_everybody_has_a_turn_before_anybody_has_two(
     rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_signal.rounds.BUDGET", 0.0)
@@ -61,11 +61,11 @@ async def test_all_have_a_turn_before_anybody_has_two(
         async with trio.open_nursery() as nursery:
             for number in range(20):
                 nursery.start_soon(carry_out, rounds, number, 0.001, done)
-    # The first few may have had what was left of the round before.
+    # The first few may have used the rest of the previous round.
     assert set(done[:26]) == set(range(20)), done
 
 
-async def test_who_waits_may_be_cancelled(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_may_be_cancelled(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_signal.rounds.BUDGET", -1.0)
     async with trio.open_nursery() as nursery:
         for number in range(20):
@@ -76,14 +76,14 @@ async def test_who_waits_may_be_cancelled(rounds: Rounds, monkeypatch: pytest.Mo
     assert not rounds.line
 
 
-async def test_without_rounds_nobody_waits() -> None:
+async def test_nobody_waits_when_rounds_are_not_running() -> None:
     assert await Rounds().wait() == float("inf")
 
 
-async def test_who_has_overdrawn_waits_behind_the_others(
+async def test_clients_in_debt_wait_behind_others(
     rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long their line is: one that keeps to its rate is at its head."""
+    """However long their queue is: a client within its rate goes first."""
     monkeypatch.setattr("trio_signal.rounds.BUDGET", -1.0)
     monkeypatch.setattr("trio_signal.rounds.LATE_BUDGET", -1.0)
     done: list[str] = []
@@ -100,5 +100,5 @@ async def test_who_has_overdrawn_waits_behind_the_others(
             await trio.lowlevel.checkpoint()
             nursery.start_soon(partial(take_turn, "prompt", overdrawn=False))
     assert len(done) == 101
-    # At most those who were woken together with it come before.
+    # Only tasks that were woken together with it come before.
     assert done.index("prompt") < 10

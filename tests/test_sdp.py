@@ -1,4 +1,4 @@
-"""What is read of a publisher's descriptions, by tables."""
+"""What is read from a publisher's descriptions, as tables."""
 
 import pytest
 
@@ -32,7 +32,7 @@ a=setup:actpass
 AUDIO = f"m=audio 9 UDP/TLS/RTP/SAVPF 111\n{ICE}a=mid:0\na=sendonly\n"
 VIDEO = f"m=video 9 UDP/TLS/RTP/SAVPF 96\n{ICE}a=mid:1\na=sendonly\n"
 OFFER = (SESSION + AUDIO + VIDEO).replace("\n", "\r\n")
-#: As RFC 9725 has it: what is the same for all of a bundle is in its first section only.
+#: As in RFC 9725: attributes shared by a bundle are in its first section only.
 BUNDLED = "m=video 0 UDP/TLS/RTP/SAVPF 96\na=mid:1\na=bundle-only\na=sendonly\n"
 BARE = "m=audio 9 UDP/TLS/RTP/SAVPF 111\na=mid:0\na=sendonly\n"
 
@@ -48,7 +48,7 @@ BARE = "m=audio 9 UDP/TLS/RTP/SAVPF 111\na=mid:0\na=sendonly\n"
         SESSION + AUDIO + BUNDLED,
     ],
 )
-def test_an_offer_begins_an_ice_session(offer: str) -> None:
+def test_offer_gives_ice_credentials(offer: str) -> None:
     assert check_offer(offer) == Credentials(UFRAG, PASSWORD)
 
 
@@ -71,7 +71,7 @@ def test_an_offer_begins_an_ice_session(offer: str) -> None:
         (SESSION + AUDIO.replace(PASSWORD, "short"), "ice-ufrag"),
     ],
 )
-def test_what_is_no_offer_is_refused(offer: str, why: str) -> None:
+def test_invalid_offer_is_refused(offer: str, why: str) -> None:
     with pytest.raises(SdpError, match=why):
         check_offer(offer)
 
@@ -92,7 +92,7 @@ def test_what_is_no_offer_is_refused(offer: str, why: str) -> None:
         ),
     ],
 )
-def test_a_fragment_has_candidates(text: str, fragment: tuple[object, bool]) -> None:
+def test_fragment_is_read_with_its_candidates(text: str, fragment: tuple[object, bool]) -> None:
     read = read_fragment(text)
     assert read.credentials == Credentials(UFRAG, PASSWORD)
     assert (read.candidates, read.complete) == fragment
@@ -112,12 +112,12 @@ def test_a_fragment_has_candidates(text: str, fragment: tuple[object, bool]) -> 
         + f"a={CANDIDATE}\n" * 101,
     ],
 )
-def test_what_is_no_fragment_is_refused(text: str) -> None:
+def test_invalid_fragment_is_refused(text: str) -> None:
     with pytest.raises(SdpError):
         read_fragment(text)
 
 
-def test_an_ice_restart_is_an_offer_that_differs_in_ice_alone() -> None:
+def test_ice_restart_changes_only_ice_in_the_offer() -> None:
     gathered = OFFER.replace("a=mid:0\r\n", f"a=mid:0\r\na={CANDIDATE}\r\na=end-of-candidates\r\n")
     fragment = Fragment(Credentials("ysXw", "vw5LmwG4y/e6dPP/zAP9Gp5k"), ((CANDIDATE, "1"),))
     again = restarted(gathered, fragment)
@@ -130,7 +130,7 @@ def test_an_ice_restart_is_an_offer_that_differs_in_ice_alone() -> None:
     )
 
 
-def test_its_answer_is_told_as_a_fragment() -> None:
+def test_answer_to_a_restart_becomes_a_fragment() -> None:
     answer = OFFER.replace("a=group", "a=ice-lite\r\na=group").replace("sendonly", "recvonly")
     assert fragment_of(answer) == (f"a=ice-lite\r\na=ice-ufrag:{UFRAG}\r\na=ice-pwd:{PASSWORD}\r\n")
     trickling = answer.replace("a=setup", "a=ice-options:trickle ice2\r\na=setup")
@@ -145,7 +145,7 @@ def test_its_answer_is_told_as_a_fragment() -> None:
         fragment_of("v=0\r\n")
 
 
-def test_what_is_offered_and_what_is_taken() -> None:
+def test_offered_and_refused_media() -> None:
     assert (media_of(OFFER), media_of(SESSION + AUDIO)) == ("video", "audio")
     assert mids_of(OFFER) == ["0", "1"]
     assert not refuses_some(OFFER)

@@ -1,4 +1,4 @@
-"""Tokens and other secrets are in no line of the log: at level debug, in tracebacks, anywhere."""
+"""No log line contains tokens or other secrets: at level debug, in tracebacks, anywhere."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from tests.clients import PATIENCE, Service
 from tests.raw import client_close, open_raw, upgrade_head
 from tests.tokens import SECRET, make_token
 
-#: As the command, but that reading a token fails in a way that nobody thought of.
+#: The command, except that reading a token fails unexpectedly.
 BROKEN = """
 from trio_signal import auth
 def fail(token, key, **wanted):
@@ -30,7 +30,7 @@ app()
 
 
 class Log:
-    """What a server wrote so far."""
+    """What a server has written so far."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -42,7 +42,7 @@ class Log:
 
 @asynccontextmanager
 async def run_server(*command: str, **variables: str) -> AsyncIterator[tuple[Service, Log]]:
-    """A server process that logs all it can; its log is complete after the block."""
+    """A server process with the most verbose log; the log is complete after the block."""
     log = Log()
     run = partial(
         trio.run_process,
@@ -71,7 +71,7 @@ async def run_server(*command: str, **variables: str) -> AsyncIterator[tuple[Ser
 
 
 async def present(service: Service, token: str) -> None:
-    """Bring a token in every way that there is, right and wrong."""
+    """Send a token in every possible way, right and wrong."""
     bearer = {"Authorization": f"Bearer {token}"}
     subprotocol = {"Sec_WebSocket_Protocol": f"bearer, {token}"}
     for path in (f"/ws/r/ann?token={token}", "/ws/r/ann", f"/ws?token={token}", "/ws/r"):
@@ -127,5 +127,5 @@ async def test_no_token_is_in_a_traceback(form: str) -> None:
 
 
 def parts(token: str) -> list[str]:
-    """What of a token must not be seen; its head is in every token."""
+    """The secret parts of a token; its head is the same in every token."""
     return token.split(".")[1:] or [token]

@@ -13,7 +13,7 @@ from trio_signal.server import open_server, pause_before_draining
 from trio_signal.session import Session
 
 
-async def test_a_peer_is_told_who_is_there(service: Service) -> None:
+async def test_peer_receives_members_and_joins(service: Service) -> None:
     async with service.connect("/ws/r") as ann, service.connect("/ws/r") as bob:
         await ann.expect("auth_required")
         await ann.send("auth_token", token="t", username="ann")
@@ -28,8 +28,8 @@ async def test_a_peer_is_told_who_is_there(service: Service) -> None:
         await ann.expect("user_left", username="bob", connected_users=1)
 
 
-async def test_a_websocket_may_follow_http_on_a_kept_connection(service: Service) -> None:
-    """As through a proxy that keeps its connections to us."""
+async def test_websocket_may_follow_http_on_a_keep_alive_connection(service: Service) -> None:
+    """Like a proxy that reuses its connections to the server."""
     host, _, port = service.base.rpartition(":")
     upgrade = (
         b"GET /ws/r HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -56,8 +56,8 @@ async def receive_until(stream: trio.SocketStream, end: bytes) -> bytes:
     return received
 
 
-async def test_small_frames_do_not_wait_for_each_other() -> None:
-    """Nagle's algorithm holds the second back until the first is acknowledged, up to 40 ms."""
+async def test_small_frames_are_sent_without_delay() -> None:
+    """Nagle's algorithm delays the second until the first is acknowledged, up to 40 ms."""
     with trio.fail_after(PATIENCE):
         async with (
             open_server(settings()) as server,
@@ -70,7 +70,7 @@ async def test_small_frames_do_not_wait_for_each_other() -> None:
             assert session.outbox._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
-async def test_a_load_balancer_has_time_to_notice_that_a_server_stops() -> None:
+async def test_load_balancer_has_time_to_notice_a_stopping_server() -> None:
     stop, pause = trio.Event(), 1.0
     async with trio.open_nursery() as nursery:
 
@@ -103,5 +103,7 @@ async def test_a_load_balancer_has_time_to_notice_that_a_server_stops() -> None:
         ({"drain_pause": 2}, 2.0),
     ],
 )
-def test_who_has_no_other_replica_need_not_wait(given: dict[str, object], seconds: float) -> None:
+def test_single_replica_does_not_pause_before_draining(
+    given: dict[str, object], seconds: float
+) -> None:
     assert pause_before_draining(load_settings(**given)) == seconds

@@ -36,14 +36,14 @@ def make_session_on(sock: socket.socket) -> tuple[Session, Outbox]:
     return make_session("s1", RoomDialect("r", Authenticate("ann")), outbox), outbox
 
 
-async def test_a_session_that_reads_too_slowly_is_closed() -> None:
+async def test_slow_session_is_closed() -> None:
     with socket_pair() as (server, _client):
         session, _outbox = make_session_on(server)
         with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
             session.live_in(scope)
             while session.closed_with is None:
                 session.send(b"x" * 1000)
-            # It is still the connection's to say so, when it comes to that.
+            # The connection still sends the close frame, when its turn comes.
             session.send(b"more")
             await trio.sleep_forever()
         assert scope.cancelled_caught
@@ -53,7 +53,7 @@ async def test_a_session_that_reads_too_slowly_is_closed() -> None:
         )
 
 
-async def test_a_session_that_is_gone_is_not_closed_as_too_slow() -> None:
+async def test_dead_session_is_not_closed_as_too_slow() -> None:
     with socket_pair() as (server, client):
         client.close()
         session, outbox = make_session_on(server)
@@ -63,14 +63,14 @@ async def test_a_session_that_is_gone_is_not_closed_as_too_slow() -> None:
         assert session.closed_with is None
 
 
-async def test_the_first_reason_to_close_counts() -> None:
+async def test_first_close_reason_wins() -> None:
     session = make_session("s1", RoomDialect("r", Authenticate("ann")))
     session.close(Close(CloseCode.REPLACED, "Replaced"))
     session.close(Close(CloseCode.GOING_AWAY))
     assert session.closed_with == Close(CloseCode.REPLACED, "Replaced")
 
 
-async def test_closing_before_the_connection_runs_ends_it_as_well() -> None:
+async def test_close_before_the_connection_runs_ends_it() -> None:
     session = make_session("s1", RoomDialect("r", Authenticate("ann")))
     session.close(Close(CloseCode.GOING_AWAY))
     assert session.is_leaving
@@ -80,7 +80,7 @@ async def test_closing_before_the_connection_runs_ends_it_as_well() -> None:
     assert scope.cancelled_caught
 
 
-async def test_an_answer_goes_to_the_client_in_its_dialect() -> None:
+async def test_answer_is_sent_in_the_dialect() -> None:
     with socket_pair() as (server, client):
         session, outbox = make_session_on(server)
         session.tell(Refused(StopLive("r"), Refusal.NOT_LIVE, "2026-11-20T10:15:30.123Z"))
@@ -90,7 +90,7 @@ async def test_an_answer_goes_to_the_client_in_its_dialect() -> None:
         assert (rest, session.closed_with) == (b"", None)
 
 
-async def test_an_answer_may_end_the_session() -> None:
+async def test_answer_may_close_the_session() -> None:
     with socket_pair() as (server, client):
         session, outbox = make_session_on(server)
         session.tell(Refused(StopLive("r"), Refusal.ROOM_FULL, "2026-11-20T10:15:30.123Z"))
@@ -99,11 +99,11 @@ async def test_an_answer_may_end_the_session() -> None:
         assert read_what_is_there(client) == b""
 
 
-# The task of a session
+# The session's task
 
 
 class Line:
-    """A connection without a socket, for as long as a test wants it."""
+    """A connection without a socket, which lasts as long as a test needs it."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -135,7 +135,7 @@ class Stage(NamedTuple):
         self.service.hub.resuming.open(self.session, identity, Authenticate("ann"))
 
     def types(self) -> list[str]:
-        """What the witness heard."""
+        """The types that the witness received."""
         return [message["type"] for message in self.heard.take()]
 
 
@@ -159,14 +159,14 @@ async def stage(nursery: trio.Nursery) -> Stage:
     return Stage(ann, line, heard, service)
 
 
-async def test_a_session_without_grace_ends_with_its_connection(stage: Stage) -> None:
+async def test_session_without_grace_ends_with_its_connection(stage: Stage) -> None:
     stage.line.lose()
     await wait_all_tasks_blocked()
     assert stage.types() == ["user_left"]
     assert stage.line.events == ["up", "down", "goodbye"]
 
 
-async def test_a_session_that_can_be_resumed_waits_for_its_client(
+async def test_resumable_session_waits_for_its_client(
     stage: Stage, autojump_clock: MockClock
 ) -> None:
     stage.be_resumable()
@@ -174,12 +174,12 @@ async def test_a_session_that_can_be_resumed_waits_for_its_client(
     await trio.sleep(GRACE - 1)
     assert stage.session.is_away
     assert stage.line.events == ["up", "down", "goodbye"]
-    assert stage.types() == []  # the witness has no session of its own
+    assert stage.types() == []  # the witness's own session is not resumable
     await trio.sleep(2)
     assert stage.types() == ["user_left"]
 
 
-async def test_another_task_carries_a_session_on_and_nobody_hears_of_it(
+async def test_another_task_continues_a_session_silently(
     stage: Stage, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     session, second, outbox = stage.session, Line(), Recorder()
@@ -200,7 +200,7 @@ async def test_another_task_carries_a_session_on_and_nobody_hears_of_it(
 
 
 @pytest.mark.parametrize("closed", ["before", "while away", "by the client"])
-async def test_a_session_that_is_closed_does_not_wait(
+async def test_closed_session_does_not_wait(
     stage: Stage, autojump_clock: MockClock, closed: str
 ) -> None:
     session = stage.session

@@ -1,4 +1,4 @@
-"""TLS without a proxy, for the phones around: HTTP and WebSockets, and what is not TLS."""
+"""TLS without a proxy, for phones nearby: HTTP and WebSockets, and plain connections."""
 
 import datetime
 import os
@@ -43,7 +43,7 @@ async def test_http_and_websockets_over_tls(server: Server) -> None:
         page = await http.get("/")
         assert page.status_code == 200
         assert "call-1234" in page.text
-        # What is counted, is counted for the client's own address.
+        # Requests are counted for the client's own address.
         assert (await http.get("/")).status_code == 429
         elsewhere = httpx.AsyncHTTPTransport(verify=trusting(), local_address="127.0.0.2")
         async with httpx.AsyncClient(transport=elsewhere, base_url=f"https://{base}") as other:
@@ -61,7 +61,7 @@ async def test_http_and_websockets_over_tls(server: Server) -> None:
         joined = await ann.expect("user_joined", username="bob")
         await bob.send("message", to=ann.log[1]["client_id"], data="x" * 100_000)
         await ann.expect("message", data="x" * 100_000, from_=joined["client_id"])
-        # No goodbye: the kernel ends the connection.
+        # No close frame: the kernel ends the connection.
         await bob.socket._stream.transport_stream.aclose()  # type: ignore[attr-defined]
         await ann.expect("user_left", username="bob")
         await ann.close()
@@ -69,8 +69,8 @@ async def test_http_and_websockets_over_tls(server: Server) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_what_is_not_tls(server: Server) -> None:
-    """A browser that is given no scheme tries http; and anybody may send anything."""
+async def test_plain_http_is_redirected_and_junk_is_ignored(server: Server) -> None:
+    """Without a scheme, browsers try http; and a client may send anything."""
     async with httpx.AsyncClient() as http:
         answer = await http.get(f"http://127.0.0.1:{server.port}/demo/call?room=a%20b")
     assert answer.status_code == 307
@@ -79,11 +79,11 @@ async def test_what_is_not_tls(server: Server) -> None:
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
             await stream.send_all(junk)
             await stream.send_eof()
-            while await stream.receive_some():  # TLS says in a record what is wrong
+            while await stream.receive_some():  # a TLS record reports the error
                 pass
 
 
-async def test_who_shakes_no_hands_is_let_go(
+async def test_missing_tls_handshake_times_out(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_signal.tls.HANDSHAKE_TIMEOUT", 0.05)
@@ -108,7 +108,7 @@ def test_serve_share_prints_a_link() -> None:
     assert "\x1b" not in rest
 
 
-def test_the_code_can_be_scanned_in_any_terminal() -> None:
+def test_qr_code_works_in_any_terminal() -> None:
     sharing = Sharing("192.168.1.5", "call-1234", make_context(CERTIFICATE, KEY))
     text = sharing.invite("https://192.168.1.5:8000", qr=True)
     lines = [line for line in text.splitlines() if "\x1b" in line]
@@ -118,7 +118,7 @@ def test_the_code_can_be_scanned_in_any_terminal() -> None:
     )
 
 
-def test_workers_are_not_shared() -> None:
+def test_share_with_workers_is_refused() -> None:
     environment = {"REDIS_URL": "redis://127.0.0.1:1"}
     done = CliRunner().invoke(app, ["serve", "--share", "--workers", "2"], env=environment)
     assert (done.exit_code, done.stdout) == (2, "")

@@ -1,7 +1,7 @@
-"""The shell blocks of README and docs/: each is run here, or is marked as a sketch in the page.
+"""The shell blocks of README and docs/: each is run here, or marked as a sketch on its page.
 
-A sketch needs what a test does not have: `<!-- sketch: why -->` stands on the line above it.
-The commands of docs/commands.md are read by `tests/test_docs.py`.
+A sketch needs something that a test does not have: `<!-- sketch: why -->` stands on the line
+above it. The commands of docs/commands.md are read by `tests/test_docs.py`.
 """
 
 import os
@@ -27,15 +27,15 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"^(<!-- sketch: .+ -->\n)?```(?:sh|bash|shell)\n(.*?)^```", re.MULTILINE | re.DOTALL
 )
-#: How a server says that it is ready: ours, and Python's for files.
+#: How a server reports that it is ready: ours, and Python's for files.
 READY = re.compile(rb"listening on (https?)://|Serving (HTTP) on")
 STARTS = re.compile(r"\bmake serve|\btrio-signal serve|\bhttp\.server")
-#: Seconds for a block.
+#: Time limit for a block, in seconds.
 PATIENCE = 60.0
 
 
 def blocks() -> list[Any]:
-    """The blocks that are no sketches."""
+    """The blocks that are not sketches."""
     return [
         pytest.param(code, id=f"{page.relative_to(ROOT)}:{number}")
         for page in PAGES
@@ -47,7 +47,7 @@ def blocks() -> list[Any]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What a checkout is to these commands; they may write beside it."""
+    """A folder that these commands take for a checkout; they may write next to it."""
     folder = tmp_path / "trio-signal"
     folder.mkdir()
     (tmp_path / "your-project").mkdir()
@@ -61,8 +61,8 @@ def checkout(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def running(code: str, folder: Path, port: int) -> AsyncIterator[trio.Process]:
-    """A shell that runs the code, with a password to read; all that it started ends with it."""
-    # `make test` hands its own options on to every `make` below it.
+    """A shell that runs the code, with a password on stdin; everything it started ends with it."""
+    # `make test` passes its own options to every `make` below it.
     inherited = {
         k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "ARGS"))
     }
@@ -96,13 +96,13 @@ async def kill(process: trio.Process) -> None:
 
 
 def kill_group(process: trio.Process) -> None:
-    """Kill it and what it started, also if it has ended before."""
+    """Kill it and everything it started, even if it has already ended."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 async def said(process: trio.Process) -> tuple[bytes, str | None]:
-    """What it writes until it is ready, or ends; and what it speaks if it is ready."""
+    """Its output until it is ready or ends, and the protocol if it is ready."""
     assert process.stdout is not None
     text = b""
     while not (found := READY.search(text)):
@@ -114,7 +114,7 @@ async def said(process: trio.Process) -> tuple[bytes, str | None]:
 
 
 @pytest.mark.parametrize("code", blocks())
-async def test_a_block_can_be_run(code: str, checkout: Path) -> None:
+async def test_shell_block_works(code: str, checkout: Path) -> None:
     if not STARTS.search(code) and "127.0.0.1:8000" in code:
         async with serve_once() as service:  # the reader's own server, from another block
             await run(code, checkout, int(service.base.rpartition(":")[2]))
@@ -123,7 +123,7 @@ async def test_a_block_can_be_run(code: str, checkout: Path) -> None:
 
 
 async def run(code: str, folder: Path, port: int) -> None:
-    """Run a block. If it ends with a server in the foreground, ask that for a page."""
+    """Run a block. If it ends with a server in the foreground, request a page from it."""
     code = re.sub(r"127\.0\.0\.1:8000\b", f"127.0.0.1:{port}", code)
     code = re.sub(r"(http\.server) 8080\b", rf"\1 {port}", code)
     with trio.fail_after(PATIENCE):

@@ -1,7 +1,7 @@
-"""Users of `room` and `live` through the end of their replica: nobody is told that they left.
+"""Users of `room` and `live` whose replica stops: nobody is notified that they left.
 
-Real servers on real sockets. What they get back where all servers end at once, or one is killed,
-is in tests/replicas/test_coming_back.py.
+Real servers on real sockets. What users get back after all servers stop together, or one is
+killed, is tested in tests/replicas/test_coming_back.py.
 """
 
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ class Scene(NamedTuple):
         await self.stopping.aclose()
 
     async def live(self, service: Service, user: str, *, new: bool = True) -> Client:
-        """A user of `live`. One that is not new joins nothing: its client does not."""
+        """A user of `live`. If it is not new, the server puts it into its room again."""
         path = f"/api/v1/ws/connect?user_id={user}&username={user.title()}"
         client = await self.open(service, path)
         await client.expect("connected")
@@ -73,7 +73,7 @@ async def open_scene(redis_url: str, **given: object) -> AsyncIterator[Scene]:
 
 
 async def said(client: Client) -> list[Message]:
-    """All that it was told up to now, by types and users."""
+    """Everything it received up to now."""
     await client.send("ping" if "connected" in {m["type"] for m in client.log} else "keep_alive")
     heard: list[Message] = []
     while (message := await client.receive())["type"] not in {"pong", "ping"}:
@@ -81,7 +81,7 @@ async def said(client: Client) -> list[Message]:
     return heard
 
 
-async def test_nobody_is_told_of_the_end_of_a_replica(redis_url: str) -> None:
+async def test_users_of_a_stopped_replica_do_not_seem_to_leave(redis_url: str) -> None:
     async with open_scene(redis_url) as scene:
         witnesses = [
             await scene.live(scene.second, "liz"),
@@ -103,7 +103,7 @@ async def test_nobody_is_told_of_the_end_of_a_replica(redis_url: str) -> None:
         await scene.stop()
         for client in (ann, bob):
             await client.expect_close(1001)
-        # What is for them waits for them.
+        # Signals for them wait until they reconnect.
         await witnesses[0].send("live_offer", room_id="r", target_user_id="ann", payload={"n": 1})
         await witnesses[1].send("webrtc-signal", target_user_id="bob", signal={"type": "offer"})
         await witnesses[0].send("send_message", room_id="r", content="hello")
@@ -117,7 +117,7 @@ async def test_nobody_is_told_of_the_end_of_a_replica(redis_url: str) -> None:
         await bob.expect("active-broadcasts")
         await bob.expect("webrtc-signal", from_user_id="rob")
         assert bob.log[0]["users"][-1]["username"] == "Bob"
-        # It was ann alone that it was told of: its client would watch itself.
+        # Only ann is listed: otherwise the client would watch its own broadcast.
         assert [user["user_id"] for user in bob.log[1]["broadcasters"]] == ["ann"]
         for client in witnesses:
             assert await said(client) == []
@@ -125,7 +125,7 @@ async def test_nobody_is_told_of_the_end_of_a_replica(redis_url: str) -> None:
         assert types == ["user_away", "user_away", "user_back", "user_back"]
         await old.send("offer", to_="nobody", offer={})
         await old.expect("error")
-        # They are live still, and can stop.
+        # They are still live, and can stop.
         await ann.send("live_stop", room_id="r")
         await witnesses[0].expect("live_peer_left", user_id="ann")
         await bob.send("broadcast-stopped")
@@ -134,7 +134,7 @@ async def test_nobody_is_told_of_the_end_of_a_replica(redis_url: str) -> None:
         assert moved in (await get(scene.second.base, "/metrics")).decode()
 
 
-async def test_who_does_not_come_back_has_left_once(redis_url: str) -> None:
+async def test_user_that_does_not_reconnect_leaves_once(redis_url: str) -> None:
     async with open_scene(redis_url, resume_grace=0.5) as scene:
         liz, rob = await scene.live(scene.second, "liz"), await scene.room(scene.second, "rob")
         ann = await scene.live(scene.first, "ann")
@@ -144,14 +144,14 @@ async def test_who_does_not_come_back_has_left_once(redis_url: str) -> None:
         await liz.expect("live_peer_left", user_id="ann")
         await liz.expect("user_left", user_id="ann")
         await rob.wait_for("user_left", user_id="ann")
-        # A little later it gets all back, and they are told.
+        # A little later it gets everything back, and that is announced.
         ann = await scene.live(scene.second, "ann", new=False)
         await ann.expect("live_peers")
         await liz.expect("user_joined", user_id="ann")
         await liz.expect("live_peer_joined", user_id="ann")
 
 
-async def test_two_tabs_come_back_as_two(redis_url: str) -> None:
+async def test_two_tabs_reconnect_as_two(redis_url: str) -> None:
     async with open_scene(redis_url) as scene:
         mesh = await scene.mesh(scene.second, "max", resume=True)
         for _ in range(2):
@@ -159,14 +159,14 @@ async def test_two_tabs_come_back_as_two(redis_url: str) -> None:
         for _ in range(2):
             await mesh.expect("user_joined")
         await scene.stop()
-        for _ in range(3):  # and a third is new
+        for _ in range(3):  # the third is new
             await scene.room(scene.second, "bob")
         types = [(await mesh.receive())["type"] for _ in range(5)]
         assert sorted(types) == ["user_away", "user_away", "user_back", "user_back", "user_joined"]
 
 
-async def test_a_stand_in_is_for_its_subject_alone(redis_url: str) -> None:
-    """Two issuers may know a user of the same id; and who is kept out stays out."""
+async def test_stand_in_is_bound_to_its_subject(redis_url: str) -> None:
+    """Two issuers may use the same user id; and a banned user stays banned."""
     async with open_scene(redis_url, jwt_secret=SECRET) as scene:
         rob = await scene.room(scene.second, "rob", f"?token={make_token('rob')}")
         await scene.room(scene.first, "bob", f"?token={make_token('bob')}")
@@ -174,4 +174,4 @@ async def test_a_stand_in_is_for_its_subject_alone(redis_url: str) -> None:
         await scene.stop()
         token = make_token("bob", iss="another")
         await scene.room(scene.second, "bob", f"?token={token}")
-        assert await said(rob) == []  # of the user nothing new is to be told
+        assert await said(rob) == []  # the user is already present for the others

@@ -39,12 +39,12 @@ def announcement(id_: str, message: str = "Hello", user_id: str = "boss") -> Ann
     return Announcement(id_, message, "info", user_id, user_id.title(), utc_now())
 
 
-async def test_nothing_is_there_at_first(store: Store) -> None:
+async def test_new_store_is_empty(store: Store) -> None:
     assert await store.newest() is None
     assert await store.clear(None) is None
 
 
-async def test_what_was_announced_is_the_newest(store: Store) -> None:
+async def test_last_announcement_is_the_newest(store: Store) -> None:
     made = await store.announce(announcement("a", "Grüße 👋"), None)
     assert made.active
     assert await store.newest() == made
@@ -53,7 +53,7 @@ async def test_what_was_announced_is_the_newest(store: Store) -> None:
     assert await store.newest() == other
 
 
-async def test_cleared(store: Store) -> None:
+async def test_clearing_makes_an_inactive_revision(store: Store) -> None:
     made = await store.announce(announcement("a"), None)
     cleared = await store.clear(made)
     assert cleared == Revision(cleared.number if cleared else 0, made.announcement, active=False)
@@ -62,7 +62,7 @@ async def test_cleared(store: Store) -> None:
     assert await store.clear(cleared) is None
 
 
-async def test_a_revision_is_greater_than_all_that_are_known(store: Store) -> None:
+async def test_new_revision_has_the_highest_number(store: Store) -> None:
     future = Revision(2**50, announcement("elsewhere"), active=True)
     made = await store.announce(announcement("a"), future)
     assert made.number == 2**50 + 1
@@ -70,7 +70,7 @@ async def test_a_revision_is_greater_than_all_that_are_known(store: Store) -> No
     assert again.number == 2**50 + 2
 
 
-async def test_what_another_replica_made_is_kept_if_it_is_newer(store: Store) -> None:
+async def test_newer_revision_of_another_replica_is_kept(store: Store) -> None:
     made = await store.announce(announcement("a"), None)
     newer = Revision(made.number + 5, announcement("b"), active=True)
     await store.keep(newer)
@@ -82,14 +82,14 @@ async def test_what_another_replica_made_is_kept_if_it_is_newer(store: Store) ->
     assert await store.newest() == cleared
 
 
-async def test_what_is_known_can_be_cleared_before_it_is_kept(store: Store) -> None:
+async def test_known_revision_can_be_cleared_before_it_is_stored(store: Store) -> None:
     known = Revision(5, announcement("elsewhere"), active=True)
     cleared = await store.clear(known)
     assert cleared is not None
     assert (cleared.announcement, cleared.active) == (known.announcement, False)
 
 
-async def test_acknowledgements(store: Store) -> None:
+async def test_acknowledgements_are_stored(store: Store) -> None:
     made = await store.announce(announcement("a"), None)
     assert await store.acknowledge(made, ["ann", "bob"]) == 2
     assert await store.acknowledge(made, ["bob", "eve"]) == 3
@@ -99,7 +99,7 @@ async def test_acknowledgements(store: Store) -> None:
     assert await store.acknowledgers("a", "bob") == ["eve"]
 
 
-async def test_many_acknowledgements(store: Store) -> None:
+async def test_many_acknowledgements_are_stored(store: Store) -> None:
     made = await store.announce(announcement("a"), None)
     users = {f"user{number}" for number in range(1000)}
     assert await store.acknowledge(made, users) == 1000
@@ -111,20 +111,20 @@ async def test_many_acknowledgements(store: Store) -> None:
     assert found == users
 
 
-async def test_an_acknowledgement_may_come_before_what_it_is_of(store: Store) -> None:
+async def test_acknowledgement_may_arrive_before_its_announcement(store: Store) -> None:
     revision = Revision(5, announcement("elsewhere"), active=True)
     assert await store.acknowledge(revision, ["ann"]) == 1
     assert await store.newest() == revision
 
 
 @pytest.mark.parametrize("user_id", ["a\0b", "x" * 5000, "\ud800", "a\nb"])
-async def test_a_user_id_that_the_database_would_not_take(store: Store, user_id: str) -> None:
+async def test_unusual_user_ids_can_be_stored(store: Store, user_id: str) -> None:
     made = await store.announce(announcement("a"), None)
     assert await store.acknowledge(made, [user_id]) == 1
     assert await store.acknowledged("a", [user_id, "b"]) == {user_id}
 
 
-async def test_made_since(store: Store) -> None:
+async def test_announcements_since_a_time_are_counted(store: Store) -> None:
     for number in range(3):
         await store.announce(announcement(f"{number}"), None)
     await store.announce(announcement("other", user_id="rival"), None)
@@ -145,11 +145,11 @@ async def test_writers_take_turns(store: Store) -> None:
     assert await store.newest() == max(made, key=lambda revision: revision.stamp)
 
 
-# Giving up
+# Timeouts and cancellation
 
 
 class Obstacle:
-    """Work in a transaction that goes on only when it is told to."""
+    """Work in a transaction that continues only when told to."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -171,7 +171,7 @@ async def has_proof(database: Database) -> bool:
 
 
 @pytest.mark.parametrize("how", ["too slow", "cancelled"])
-async def test_what_was_given_up_is_rolled_back(
+async def test_abandoned_transaction_is_rolled_back(
     how: str, empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, obstacle = Database(empty_url), Obstacle()
@@ -189,14 +189,14 @@ async def test_what_was_given_up_is_rolled_back(
     await trio.to_thread.run_sync(obstacle.ended.wait, 10)
 
     def nothing(connection: Connection) -> None:
-        """The next writer waits for the lock, until that one is rolled back."""
+        """The next writer waits for the lock, until the abandoned transaction is rolled back."""
 
     await data.write(nothing)
     assert not await has_proof(data)
     data.close()
 
 
-def test_a_commit_that_has_begun_is_not_given_up() -> None:
+def test_started_commit_is_not_abandoned() -> None:
     attempt = database.Attempt()
     attempt.begin_commit()
     assert not attempt.give_up()
@@ -209,7 +209,7 @@ def test_a_commit_that_has_begun_is_not_given_up() -> None:
 # The tables
 
 
-def test_migrations_make_the_tables_that_the_code_knows(empty_url: str) -> None:
+def test_migrations_match_the_tables_in_the_code(empty_url: str) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
@@ -223,7 +223,7 @@ def test_migrations_make_the_tables_that_the_code_knows(empty_url: str) -> None:
     engine.dispose()
 
 
-async def test_replicas_that_start_together_take_turns(empty_url: str) -> None:
+async def test_concurrent_upgrades_take_turns(empty_url: str) -> None:
     stores = [Store(empty_url) for _ in range(4)]
     async with trio.open_nursery() as nursery:
         for store in stores:
@@ -233,8 +233,8 @@ async def test_replicas_that_start_together_take_turns(empty_url: str) -> None:
         store.close()
 
 
-def test_those_that_open_a_new_file_at_one_moment_wait_for_each_other(tmp_path: Path) -> None:
-    # SQLite itself refuses one of two that turn a file to its write-ahead log, at once.
+def test_concurrent_opening_of_a_new_file_works(tmp_path: Path) -> None:
+    # When two connections switch a file to WAL mode, SQLite refuses one at once.
     failures: list[Exception] = []
 
     def open_it(url: str, start: threading.Barrier) -> None:
@@ -259,7 +259,7 @@ def test_those_that_open_a_new_file_at_one_moment_wait_for_each_other(tmp_path: 
     assert failures == []
 
 
-async def test_a_newer_version_is_left_alone(empty_url: str) -> None:
+async def test_newer_schema_version_is_refused(empty_url: str) -> None:
     upgrade(empty_url)
     engine = create_engine(read_url(empty_url))
     with engine.begin() as connection:
@@ -275,7 +275,7 @@ async def test_a_newer_version_is_left_alone(empty_url: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
-def test_addresses_of_postgresql(scheme: str) -> None:
+def test_postgresql_urls(scheme: str) -> None:
     url = read_url(f"{scheme}://me:secret@db.example.com:5433/signal?sslmode=require")
     assert url.drivername == "postgresql+psycopg"
     assert (url.host, url.port, url.database) == ("db.example.com", 5433, "signal")
@@ -286,19 +286,19 @@ def test_addresses_of_postgresql(scheme: str) -> None:
     "url",
     ["mysql://me:secret@host/x", "sqlite://", "sqlite:///:memory:", "secret", ""],
 )
-def test_addresses_that_will_not_do(url: str) -> None:
+def test_invalid_database_urls_are_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="DATABASE_URL") as caught:
         Store(url)
     assert "secret" not in str(caught.value)
 
 
-def test_a_missing_driver_is_named_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_extra_of_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigError, match=r"pip install 'trio-signal\[postgres\]'"):
         Store("postgresql://me:secret@db.example.com/signal")
 
 
-async def test_a_password_is_in_no_error(unused_port: int) -> None:
+async def test_errors_hide_the_password(unused_port: int) -> None:
     store = Store(f"postgresql://me:secret@127.0.0.1:{unused_port}/signal")
     with pytest.raises(StoreError) as caught:
         await store.newest()

@@ -1,7 +1,7 @@
-"""The `stream` dialect as its clients meet it: every row of its page, over real sockets.
+"""The `stream` dialect as its clients see it: every row of its page, over real sockets.
 
-That somebody was told nothing is shown by a fence: a `start-streaming` from
-whoever could have caused it, which must be the next that arrives.
+To show that somebody received nothing, a test uses a fence: a `start-streaming` from whoever
+could have caused it, which must be the next to arrive.
 """
 
 import re
@@ -21,12 +21,12 @@ STREAM = "9c23f06d-2f69-46d6-8a81-3057e5d90a32"
 
 
 class Stream:
-    """A stream with a broadcaster and viewers that have heard of each other."""
+    """A stream with a broadcaster and viewers that know about each other."""
 
     def __init__(self, caster: Client, viewers: list[Client], ids: list[str]) -> None:
         self.caster = caster
         self.viewers = viewers
-        #: What the broadcaster was told that the viewers are called.
+        #: The viewer ids that the broadcaster received.
         self.ids = ids
 
     @property
@@ -44,7 +44,7 @@ async def expect_count(count: int, *clients: Client, stream: str = STREAM) -> No
 
 
 async def expect_viewer(caster: Client, type_: str = "viewer-joined") -> str:
-    """Of which viewer the broadcaster is told."""
+    """The id of the viewer in the broadcaster's next message."""
     message = await caster.expect(type_, streamId=STREAM)
     assert message.keys() == {"type", "streamId", "viewerId"}
     viewer_id = message["viewerId"]
@@ -53,7 +53,7 @@ async def expect_viewer(caster: Client, type_: str = "viewer-joined") -> str:
 
 
 async def join(stream: Stream, viewer: Client) -> str:
-    """A further viewer; its id."""
+    """Add a viewer; return its id."""
     await viewer.send("join-stream", streamId=STREAM)
     stream.viewers.append(viewer)
     await expect_count(len(stream.everybody), *stream.everybody)
@@ -75,7 +75,7 @@ async def watched(service: Service, viewers: int) -> AsyncIterator[Stream]:
 
 
 async def fence(sender: Client, *others: Client, stream: str = STREAM) -> None:
-    """The others were told nothing that this client has caused up to now."""
+    """Nothing that this client did up to now reached the others."""
     await sender.send("start-streaming", orderId=stream)
     for other in others:
         assert await other.receive() == {"type": "stream-started", "streamId": stream}
@@ -93,12 +93,12 @@ async def expect_error(client: Client, code: str, stream: str | None = STREAM) -
 # Broadcasters
 
 
-async def test_a_broadcaster_without_viewers_is_told_that_it_is_alone(service: Service) -> None:
+async def test_broadcaster_without_viewers_gets_a_count_of_one(service: Service) -> None:
     async with watched(service, 0) as stream:
         await stream.caster.expect_nothing()
 
 
-async def test_who_waits_is_told_when_the_broadcaster_comes(service: Service) -> None:
+async def test_waiting_viewers_learn_of_the_broadcaster(service: Service) -> None:
     async with (
         service.connect("/ws") as early,
         service.connect("/ws") as late,
@@ -124,7 +124,7 @@ async def test_who_waits_is_told_when_the_broadcaster_comes(service: Service) ->
         await fence(early, late, caster)
 
 
-async def test_a_viewer_may_become_the_broadcaster(service: Service) -> None:
+async def test_viewer_may_become_the_broadcaster(service: Service) -> None:
     async with service.connect("/ws") as viewer, service.connect("/ws") as caster:
         await caster.send("join-stream", streamId=STREAM)
         await expect_count(1, caster)
@@ -137,7 +137,7 @@ async def test_a_viewer_may_become_the_broadcaster(service: Service) -> None:
         await fence(caster, viewer)
 
 
-async def test_a_broadcaster_that_is_ready_again_hears_of_the_viewers_again(
+async def test_broadcaster_that_is_ready_again_gets_the_viewers_again(
     service: Service,
 ) -> None:
     async with watched(service, 2) as stream:
@@ -149,7 +149,7 @@ async def test_a_broadcaster_that_is_ready_again_hears_of_the_viewers_again(
         await fence(stream.caster, *stream.viewers)
 
 
-async def test_the_newest_broadcaster_wins(service: Service) -> None:
+async def test_newest_broadcaster_wins(service: Service) -> None:
     async with watched(service, 2) as stream, service.connect("/ws") as newer:
         older = stream.caster
         await newer.send("broadcaster-ready", streamId=STREAM)
@@ -161,10 +161,10 @@ async def test_the_newest_broadcaster_wins(service: Service) -> None:
         ids = [(await newer.wait_for("viewer-joined"))["viewerId"] for _ in range(2)]
         assert ids == stream.ids
         assert not any(m["type"] == "viewer-joined" for m in await newer.settle())
-        # The older one hears of the newer as of a viewer, before it knows better.
+        # The older broadcaster sees the newer one as a viewer first.
         assert await expect_viewer(older) not in ids
         await expect_error(older, "stream_taken")
-        # From now on the stream is the newer one's.
+        # From now on the stream belongs to the newer broadcaster.
         await newer.send("webrtc-offer", streamId=STREAM, viewerId=ids[0], offer=1)
         await stream.viewers[0].expect("webrtc-offer", offer=1)
         await stream.viewers[1].send("webrtc-answer", streamId=STREAM, answer=2)
@@ -180,7 +180,7 @@ async def test_the_newest_broadcaster_wins(service: Service) -> None:
         await fence(newer, *stream.viewers)
 
 
-async def test_a_broadcaster_that_was_replaced_may_watch(service: Service) -> None:
+async def test_replaced_broadcaster_may_watch(service: Service) -> None:
     async with watched(service, 0) as stream, service.connect("/ws") as newer:
         older = stream.caster
         await newer.send("broadcaster-ready", streamId=STREAM)
@@ -196,7 +196,7 @@ async def test_a_broadcaster_that_was_replaced_may_watch(service: Service) -> No
 # Viewers
 
 
-async def test_whoever_joins_is_told_to_all_and_by_name_to_the_broadcaster(
+async def test_join_updates_the_count_and_tells_the_broadcaster_the_id(
     service: Service,
 ) -> None:
     async with watched(service, 2) as stream, service.connect("/ws") as viewer:
@@ -208,7 +208,7 @@ async def test_whoever_joins_is_told_to_all_and_by_name_to_the_broadcaster(
         await fence(stream.caster, viewer, *stream.viewers)
 
 
-async def test_whoever_joins_again_gets_a_new_offer(service: Service) -> None:
+async def test_joining_again_requests_a_new_offer(service: Service) -> None:
     async with watched(service, 2) as stream:
         await stream.viewers[0].send("join-stream", streamId=STREAM)
         await expect_count(3, *stream.everybody)
@@ -216,7 +216,7 @@ async def test_whoever_joins_again_gets_a_new_offer(service: Service) -> None:
         await fence(stream.viewers[0], stream.caster, stream.viewers[1])
 
 
-async def test_a_broadcaster_that_joins_its_own_stream_is_no_viewer(service: Service) -> None:
+async def test_broadcaster_joining_its_own_stream_is_no_viewer(service: Service) -> None:
     async with watched(service, 1) as stream:
         await stream.caster.send("join-stream", streamId=STREAM)
         await expect_count(2, *stream.everybody)
@@ -225,16 +225,16 @@ async def test_a_broadcaster_that_joins_its_own_stream_is_no_viewer(service: Ser
         await stream.caster.expect("webrtc-answer", viewerId=stream.ids[0])
 
 
-async def test_ids_are_random_and_each_is_another(service: Service) -> None:
+async def test_viewer_ids_are_random_and_unique(service: Service) -> None:
     async with watched(service, 10) as stream:
         assert len(set(stream.ids)) == 10
         for viewer_id in stream.ids:
             assert re.fullmatch(r"client_[A-Za-z0-9_-]{22,}", viewer_id)
         starts = {viewer_id[:15] for viewer_id in stream.ids}
-        assert len(starts) == 10, "ids that begin alike can be guessed"
+        assert len(starts) == 10, "ids with the same start can be guessed"
 
 
-async def test_any_token_will_do(service: Service) -> None:
+async def test_any_token_is_accepted_in_open_mode(service: Service) -> None:
     async with (
         service.connect("/ws?token=t") as caster,
         service.connect("/ws?token=&user_id=ann") as viewer,
@@ -247,7 +247,7 @@ async def test_any_token_will_do(service: Service) -> None:
 
 
 @pytest.mark.parametrize("stream", ["s", "a/b", "Straße ☃", "x" * 256])
-async def test_a_stream_may_be_called_anything(service: Service, stream: str) -> None:
+async def test_stream_ids_may_be_any_text(service: Service, stream: str) -> None:
     async with service.connect("/ws") as caster, service.connect("/ws") as viewer:
         await caster.send("broadcaster-ready", streamId=stream)
         await expect_count(1, caster, stream=stream)
@@ -271,7 +271,7 @@ CANDIDATES = ["webrtc-ice-candidate", "ice-candidate"]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-async def test_an_offer_goes_to_one_viewer_as_it_is(service: Service, payload: str) -> None:
+async def test_offer_goes_to_one_viewer_unchanged(service: Service, payload: str) -> None:
     async with watched(service, 3) as stream:
         common = f'"offer":{payload},"streamId":"{STREAM}","viewerId":"{stream.ids[1]}"}}'
         text = '{"type":"webrtc-offer",' + common
@@ -283,7 +283,7 @@ async def test_an_offer_goes_to_one_viewer_as_it_is(service: Service, payload: s
 
 @pytest.mark.parametrize("forged", [False, True])
 @pytest.mark.parametrize("payload", PAYLOADS)
-async def test_an_answer_goes_to_the_broadcaster_with_its_viewers_id(
+async def test_answer_goes_to_the_broadcaster_with_the_viewer_id(
     service: Service, payload: str, forged: bool
 ) -> None:
     async with watched(service, 2) as stream:
@@ -298,7 +298,7 @@ async def test_an_answer_goes_to_the_broadcaster_with_its_viewers_id(
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 @pytest.mark.parametrize("type_", CANDIDATES)
-async def test_a_broadcasters_candidate_goes_to_one_viewer(
+async def test_candidate_of_the_broadcaster_goes_to_one_viewer(
     service: Service, type_: str, payload: str
 ) -> None:
     async with watched(service, 2) as stream:
@@ -313,10 +313,10 @@ async def test_a_broadcasters_candidate_goes_to_one_viewer(
 
 @pytest.mark.parametrize("claim", [None, "", "client_forged", 0])
 @pytest.mark.parametrize("type_", CANDIDATES)
-async def test_a_viewers_candidate_goes_to_the_broadcaster(
+async def test_candidate_of_a_viewer_goes_to_the_broadcaster(
     service: Service, type_: str, claim: str | int | None
 ) -> None:
-    """`claim` is an id that it gives for its own; 0 stands for another viewer's."""
+    """`claim` is the viewer id in the message; 0 stands for another viewer's id."""
     async with watched(service, 2) as stream:
         viewer_id = stream.ids[claim] if isinstance(claim, int) else claim
         candidate = {"candidate": "candidate:1 1 udp 1 127.0.0.1 9 typ host", "sdpMid": "0"}
@@ -340,8 +340,8 @@ async def test_answer_and_candidate_need_no_viewer_id(service: Service) -> None:
         await stream.caster.expect("ice-candidate", candidate=None, viewerId=stream.ids[0])
 
 
-async def test_signals_arrive_in_the_order_in_which_they_were_sent(service: Service) -> None:
-    """Descriptions as well as candidates, and no candidate before its description."""
+async def test_signals_arrive_in_order(service: Service) -> None:
+    """Descriptions and candidates, and no candidate before its description."""
     async with watched(service, 2) as stream:
         target = {"streamId": STREAM, "viewerId": stream.ids[0]}
         caster, viewer = stream.caster, stream.viewers[0]
@@ -362,7 +362,7 @@ async def test_signals_arrive_in_the_order_in_which_they_were_sent(service: Serv
                 assert places["ice-candidate", n] > places[f"webrtc-{kind}", n]
 
 
-# Clients drop candidates that come before they have applied the description
+# Clients drop candidates that arrive before they have applied the description
 
 
 async def test_candidates_for_a_viewer_wait_for_its_answer(service: Service) -> None:
@@ -402,8 +402,8 @@ async def test_candidates_for_the_broadcaster_follow_the_answer(service: Service
             assert trio.current_time() - answered > 0.05
 
 
-async def test_an_offer_that_has_no_answer_is_asked_for_again(service: Service) -> None:
-    """And candidates wait for so long as well, but no longer."""
+async def test_unanswered_offer_is_requested_again(service: Service) -> None:
+    """Candidates wait until then, but no longer."""
     async with watched(service, 1) as stream:
         caster, viewer = stream.caster, stream.viewers[0]
         target = {"streamId": STREAM, "viewerId": stream.ids[0]}
@@ -421,11 +421,11 @@ async def test_an_offer_that_has_no_answer_is_asked_for_again(service: Service) 
         await viewer.expect("webrtc-offer", offer=2)
         await viewer.send("webrtc-answer", streamId=STREAM, answer=2)
         await caster.expect("webrtc-answer", answer=2)
-        await trio.sleep_until(began + 6.2)  # when it would be asked for again
+        await trio.sleep_until(began + 6.2)  # when it would be requested again
         await fence(viewer, caster)
 
 
-async def test_nothing_is_asked_of_nor_carried_from_a_viewer_that_has_left(
+async def test_departed_viewer_causes_no_further_signals(
     service: Service,
 ) -> None:
     async with watched(service, 2) as stream:
@@ -441,7 +441,7 @@ async def test_nothing_is_asked_of_nor_carried_from_a_viewer_that_has_left(
         await fence(stream.viewers[1], caster)
 
 
-async def test_peers_of_other_dialects_wait_for_nothing(service: Service) -> None:
+async def test_signals_with_other_dialects_are_not_delayed(service: Service) -> None:
     async with watched(service, 0) as stream, service.connect(f"/ws/{STREAM}") as mesh:
         caster = stream.caster
         await mesh.expect("auth_required")
@@ -458,10 +458,8 @@ async def test_peers_of_other_dialects_wait_for_nothing(service: Service) -> Non
 
 
 @pytest.mark.parametrize("type_", ["webrtc-offer", *CANDIDATES])
-async def test_a_broadcaster_reaches_nobody_outside_of_its_stream(
-    service: Service, type_: str
-) -> None:
-    """An id of another stream, one that is none, and its own."""
+async def test_broadcaster_reaches_only_its_own_stream(service: Service, type_: str) -> None:
+    """With the id of a viewer in another stream, an unknown id, and no id."""
     async with watched(service, 1) as stream, service.connect("/ws") as stranger:
         await stranger.send("broadcaster-ready", streamId="another")
         await expect_count(1, stranger, stream="another")
@@ -474,7 +472,7 @@ async def test_a_broadcaster_reaches_nobody_outside_of_its_stream(
                     type_, streamId=STREAM, viewerId=viewer_id, offer=1, candidate=1
                 )
                 await expect_error(stream.caster, "not_allowed")
-            # A viewer of its own, but in a stream of others.
+            # A correct viewer id, but in another broadcaster's stream.
             await stream.caster.send(
                 type_, streamId="another", viewerId=foreign, offer=1, candidate=1
             )
@@ -483,7 +481,7 @@ async def test_a_broadcaster_reaches_nobody_outside_of_its_stream(
             await fence(stranger, other_viewer, stream="another")
 
 
-async def test_a_viewer_does_not_offer(service: Service) -> None:
+async def test_viewer_may_not_offer(service: Service) -> None:
     async with watched(service, 2) as stream:
         for target in (stream.ids[1], stream.ids[0], "client_nobody"):
             await stream.viewers[0].send("webrtc-offer", streamId=STREAM, viewerId=target, offer=1)
@@ -491,7 +489,7 @@ async def test_a_viewer_does_not_offer(service: Service) -> None:
         await fence(stream.viewers[0], stream.viewers[1], stream.caster)
 
 
-async def test_a_broadcaster_does_not_answer(service: Service) -> None:
+async def test_broadcaster_may_not_answer(service: Service) -> None:
     async with watched(service, 1) as stream:
         await stream.caster.send("webrtc-answer", streamId=STREAM, viewerId=stream.ids[0], answer=1)
         await expect_error(stream.caster, "not_allowed")
@@ -507,18 +505,18 @@ SIGNALS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("type_", "fields"), SIGNALS)
-async def test_who_is_not_in_the_stream_signals_to_nobody(
+async def test_signals_need_stream_membership(
     service: Service, type_: str, fields: dict[str, Any]
 ) -> None:
     async with watched(service, 1) as stream, service.connect("/ws") as stranger:
         fields = {**fields, "viewerId": stream.ids[0]}
         await stranger.send(type_, streamId=STREAM, **fields)
         await expect_error(stranger, "not_allowed")
-        await join(stream, stranger)  # and they have heard nothing before
+        await join(stream, stranger)  # they received nothing before this
 
 
 @pytest.mark.parametrize(("type_", "fields"), SIGNALS)
-async def test_without_a_broadcaster_nobody_can_be_signalled_to(
+async def test_signals_need_a_broadcaster(
     service: Service, type_: str, fields: dict[str, Any]
 ) -> None:
     async with service.connect("/ws") as viewer:
@@ -531,14 +529,14 @@ async def test_without_a_broadcaster_nobody_can_be_signalled_to(
 # Starting and ending
 
 
-async def test_a_stream_that_starts_is_told_to_the_others(service: Service) -> None:
+async def test_stream_start_is_announced_to_the_others(service: Service) -> None:
     async with watched(service, 2) as stream:
         await fence(stream.caster, *stream.viewers)
         await fence(stream.viewers[0], stream.caster, stream.viewers[1])
         await stream.caster.expect_nothing()
 
 
-async def test_who_starts_a_stream_is_in_it(service: Service) -> None:
+async def test_starting_a_stream_joins_it(service: Service) -> None:
     async with service.connect("/ws") as viewer, service.connect("/ws") as caster:
         await viewer.send("join-stream", streamId=STREAM)
         await expect_count(1, viewer)
@@ -551,7 +549,7 @@ async def test_who_starts_a_stream_is_in_it(service: Service) -> None:
         await fence(viewer, caster)
 
 
-async def test_a_stream_that_ends_is_told_and_confirmed(service: Service) -> None:
+async def test_stream_end_is_announced_and_confirmed(service: Service) -> None:
     async with watched(service, 2) as stream:
         await stream.caster.send("end-stream", streamId=STREAM)
         for viewer in stream.viewers:
@@ -567,7 +565,7 @@ async def test_a_stream_that_ends_is_told_and_confirmed(service: Service) -> Non
         await fence(stream.caster, *stream.viewers)
 
 
-async def test_a_stream_that_ended_may_begin_again(service: Service) -> None:
+async def test_ended_stream_may_start_again(service: Service) -> None:
     async with watched(service, 1) as stream:
         viewer = stream.viewers[0]
         await stream.caster.send("end-stream", streamId=STREAM)
@@ -578,7 +576,7 @@ async def test_a_stream_that_ended_may_begin_again(service: Service) -> None:
         assert await expect_viewer(stream.caster) == stream.ids[0]
 
 
-async def test_whoever_leaves_after_the_end_is_no_broadcaster(service: Service) -> None:
+async def test_leaving_after_the_end_announces_no_broadcaster(service: Service) -> None:
     async with watched(service, 2) as stream:
         await stream.caster.send("end-stream", streamId=STREAM)
         for viewer in stream.viewers:
@@ -601,7 +599,7 @@ async def test_only_the_broadcaster_ends_a_stream(service: Service) -> None:
 # Leaving
 
 
-async def test_when_a_viewer_is_gone_the_broadcaster_is_told_which(service: Service) -> None:
+async def test_broadcaster_learns_which_viewer_left(service: Service) -> None:
     async with (
         watched(service, 1) as stream,
         open_raw(service.base) as viewer,
@@ -619,7 +617,7 @@ async def test_when_a_viewer_is_gone_the_broadcaster_is_told_which(service: Serv
         await expect_error(stream.caster, "not_allowed")
 
 
-async def test_who_was_in_several_streams_leaves_all(service: Service) -> None:
+async def test_disconnecting_leaves_every_stream(service: Service) -> None:
     async with (
         watched(service, 1) as stream,
         service.connect("/ws") as other,
@@ -631,7 +629,7 @@ async def test_who_was_in_several_streams_leaves_all(service: Service) -> None:
         await other.send("join-stream", streamId="another")
         await expect_count(2, both, other, stream="another")
         await both.expect("viewer-joined", streamId="another")
-        # Nothing of one stream is heard in the other.
+        # Messages of one stream do not reach the other.
         await fence(both, other, stream="another")
         await fence(both, *stream.everybody[:-1])
         await both.close()
@@ -645,7 +643,7 @@ async def test_who_was_in_several_streams_leaves_all(service: Service) -> None:
 # Limits
 
 
-async def test_the_viewers_over_the_limit_are_refused(serve: Serve) -> None:
+async def test_viewers_over_the_limit_are_refused(serve: Serve) -> None:
     async with (
         serve(max_viewers=2) as service,
         watched(service, 2) as stream,
@@ -666,13 +664,13 @@ async def test_the_viewers_over_the_limit_are_refused(serve: Serve) -> None:
         await join(stream, late)
 
 
-async def test_who_is_in_a_full_stream_may_join_again(serve: Serve) -> None:
+async def test_viewer_may_rejoin_a_full_stream(serve: Serve) -> None:
     async with serve(max_viewers=1) as service, watched(service, 1) as stream:
         await stream.viewers[0].send("join-stream", streamId=STREAM)
         await expect_count(2, *stream.everybody)
 
 
-async def test_a_broadcaster_has_a_place_in_a_full_stream(serve: Serve) -> None:
+async def test_broadcaster_may_enter_a_full_stream(serve: Serve) -> None:
     async with (
         serve(max_viewers=1) as service,
         service.connect("/ws") as viewer,
@@ -686,7 +684,7 @@ async def test_a_broadcaster_has_a_place_in_a_full_stream(serve: Serve) -> None:
         await expect_viewer(caster)
 
 
-async def test_who_announces_a_stream_gets_no_viewer_past_the_cap(serve: Serve) -> None:
+async def test_start_streaming_does_not_bypass_the_viewer_cap(serve: Serve) -> None:
     async with (
         serve(max_viewers=1) as service,
         watched(service, 1) as stream,
@@ -698,14 +696,14 @@ async def test_who_announces_a_stream_gets_no_viewer_past_the_cap(serve: Serve) 
         await fence(stream.caster, *stream.viewers)
 
 
-async def test_who_announces_a_stream_that_it_is_in_is_owed_no_offer(serve: Serve) -> None:
+async def test_start_streaming_by_a_viewer_requests_no_offer(serve: Serve) -> None:
     async with serve(max_viewers=1) as service, watched(service, 1) as stream:
         await stream.viewers[0].send("start-streaming", orderId=STREAM)
         await stream.caster.expect("stream-started", streamId=STREAM)
         await fence(stream.caster, *stream.viewers)
 
 
-async def test_who_was_a_broadcaster_is_no_viewer_past_the_cap(serve: Serve) -> None:
+async def test_former_broadcaster_does_not_bypass_the_viewer_cap(serve: Serve) -> None:
     async with (
         serve(max_viewers=1) as service,
         watched(service, 1) as stream,
@@ -725,7 +723,7 @@ async def test_who_was_a_broadcaster_is_no_viewer_past_the_cap(serve: Serve) -> 
         await expect_viewer(stream.caster)
 
 
-async def test_who_may_not_broadcast_cannot_say_that_it_is_about_to(serve: Serve) -> None:
+async def test_start_streaming_needs_permission_to_broadcast(serve: Serve) -> None:
     mute, other = make_token("eve", publish=False), make_token("bob")
     async with (
         serve(jwt_secret=SECRET) as service,
@@ -747,11 +745,11 @@ async def test_who_may_not_broadcast_cannot_say_that_it_is_about_to(serve: Serve
                 await expect_error(client, code)
             await client.expect_nothing()
         await caster.expect_nothing()
-        await expect_count(3, eve)  # of bob
+        await expect_count(3, eve)  # for bob
         await fence(caster, eve, bob)
 
 
-async def test_fifty_may_watch_unless_it_is_set_otherwise(service: Service) -> None:
+async def test_default_viewer_cap_is_fifty(service: Service) -> None:
     async with watched(service, 50) as stream, service.connect("/ws") as late:
         await late.send("join-stream", streamId=STREAM)
         await expect_error(late, "stream_full")
@@ -766,7 +764,7 @@ async def test_fifty_may_watch_unless_it_is_set_otherwise(service: Service) -> N
         ("start-streaming", "orderId"),
     ],
 )
-async def test_who_does_not_fit_in_is_told_once(serve: Serve, type_: str, field: str) -> None:
+async def test_full_room_is_reported_once(serve: Serve, type_: str, field: str) -> None:
     async with (
         serve(max_room_peers=2) as service,
         watched(service, 1) as stream,
@@ -778,10 +776,10 @@ async def test_who_does_not_fit_in_is_told_once(serve: Serve, type_: str, field:
         await fence(stream.caster, *stream.viewers)
 
 
-# Nonsense
+# Unexpected input
 
 
-async def test_further_fields_do_no_harm(service: Service) -> None:
+async def test_unknown_fields_are_ignored(service: Service) -> None:
     async with watched(service, 1) as stream, service.connect("/ws") as viewer:
         await viewer.send(
             "join-stream", streamId=STREAM, viewerId=stream.ids[0], count=99, from_="x"
@@ -790,7 +788,7 @@ async def test_further_fields_do_no_harm(service: Service) -> None:
         assert await expect_viewer(stream.caster) not in stream.ids
 
 
-async def test_what_is_refused_is_not_malformed(service: Service) -> None:
+async def test_refused_messages_do_not_count_as_malformed(service: Service) -> None:
     async with watched(service, 1) as stream:
         viewer = stream.viewers[0]
         for _ in range(60):
@@ -799,10 +797,10 @@ async def test_what_is_refused_is_not_malformed(service: Service) -> None:
         await fence(viewer, stream.caster)
 
 
-# One conversation, as the page of the old server has it, from the first message to the last
+# A complete conversation, as on the old server's page
 
 
-async def test_a_whole_conversation(service: Service) -> None:
+async def test_complete_conversation(service: Service) -> None:
     with trio.fail_after(PATIENCE):
         async with service.connect("/ws") as caster, service.connect("/ws") as viewer:
             await caster.send("broadcaster-ready", streamId=STREAM)

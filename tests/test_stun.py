@@ -1,4 +1,4 @@
-"""STUN requests are read by another program; and who answers is found."""
+"""STUN requests, checked with another library, and finding out which addresses answer."""
 
 import pytest
 import trio
@@ -21,7 +21,7 @@ ANSWER = (
 )
 
 
-def test_requests_are_what_the_standards_say() -> None:
+def test_requests_follow_the_standards() -> None:
     request = stun.parse_message(binding_request(b"0" * 12))
     assert (request.transaction_id, request.attributes) == (b"0" * 12, {})
     checked = connectivity_check(b"1" * 12, "them:us", PASSWORD)
@@ -37,7 +37,7 @@ def test_requests_are_what_the_standards_say() -> None:
     assert bytes(request) == checked
 
 
-async def test_what_is_no_answer_is_not_waited_for_in_vain() -> None:
+async def test_junk_instead_of_an_answer_is_ignored() -> None:
     with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as server:
         await server.bind(("127.0.0.1", 0))
 
@@ -54,7 +54,9 @@ async def test_what_is_no_answer_is_not_waited_for_in_vain() -> None:
                 await reach(*server.getsockname())
 
 
-async def test_an_address_that_is_silent_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_addresses_are_reported_as_unreachable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(janus_reach, "PATIENCE", 0.1)
 
     async def offer(ingest: MemoryIngest, sdp: str) -> str:
@@ -69,7 +71,7 @@ async def test_an_address_that_is_silent_does_not_answer(monkeypatch: pytest.Mon
     assert found == {"127.0.0.1": False, "2001:db8::1": False}
 
 
-def test_where_a_media_server_is() -> None:
+def test_media_server_addresses_are_read_from_the_answer() -> None:
     addresses = ("192.0.2.7", 20000), ("2001:db8::1", 20002)
     assert end_of(ANSWER) == End("AbCd", "secret", addresses)
     with pytest.raises(RelayError, match="ice-pwd"):

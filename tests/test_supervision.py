@@ -1,4 +1,4 @@
-"""A task that fails goes on, after a pause that grows."""
+"""A failing task is restarted, after growing pauses."""
 
 import itertools
 import logging
@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from trio_signal.supervision import FIRST_PAUSE, LONGEST_PAUSE, supervise
 
 
-async def test_a_task_that_fails_begins_again(
+async def test_failing_task_is_restarted(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     begins: list[float] = []
@@ -36,7 +36,7 @@ async def test_a_task_that_fails_begins_again(
     assert records[0].exc_info is not None
 
 
-async def test_after_a_long_time_without_a_failure_the_pause_is_short(
+async def test_pause_is_short_again_after_a_long_run(
     autojump_clock: MockClock,
 ) -> None:
     ends: list[float] = []
@@ -53,7 +53,7 @@ async def test_after_a_long_time_without_a_failure_the_pause_is_short(
     assert begins[5] - ends[4] == pytest.approx(FIRST_PAUSE)
 
 
-async def test_a_task_of_several_fails_as_one(autojump_clock: MockClock) -> None:
+async def test_task_with_children_is_restarted_as_one(autojump_clock: MockClock) -> None:
     begins = 0
 
     async def run() -> None:
@@ -69,7 +69,7 @@ async def test_a_task_of_several_fails_as_one(autojump_clock: MockClock) -> None
     assert begins == 3
 
 
-async def test_a_cancellation_passes() -> None:
+async def test_cancellation_passes_through() -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
         await supervise("waiting", trio.sleep_forever)

@@ -13,13 +13,13 @@ from tests.tokens import SECRET, make_token
 
 
 async def subscribe(client: Client, *topics: str) -> None:
-    """Subscribe as y-webrtc does, and wait until it holds on all replicas."""
+    """Subscribe as y-webrtc does, and wait until all replicas know."""
     await client.send("subscribe", topics=topics)
     await client.send("ping")
     await client.expect("pong")
 
 
-async def test_what_is_published_reaches_all_who_subscribe(service: Service) -> None:
+async def test_publish_reaches_all_subscribers(service: Service) -> None:
     async with (
         service.connect("/topics") as ann,
         service.connect("/topics/behind/it") as bob,
@@ -36,12 +36,12 @@ async def test_what_is_published_reaches_all_who_subscribe(service: Service) -> 
             text = await client.receive_text()
             assert text == f'{{"type":"publish","topic":"doc","data":{data},"clients":3}}'
         await guest.expect_nothing()
-        # In the other form; who publishes need not subscribe.
+        # In the other format; the publisher need not subscribe.
         await guest.send_text('{"payload":[1.0, null],"topic":"doc","type":"publish"}')
         for client in (ann, bob, eve):
             assert await client.receive_text() == '{"topic":"doc","payload":[1.0, null]}'
         await guest.expect_nothing()
-        # Who has gone, however it went, is counted no longer.
+        # Clients that are gone, in whatever way, no longer count.
         await bob.vanish()
         await eve.send("unsubscribe", topics=["doc", "never"])
         await subscribe(eve)
@@ -51,14 +51,14 @@ async def test_what_is_published_reaches_all_who_subscribe(service: Service) -> 
                 await ann.send("publish", topic="doc", data=None)
                 clients = (await ann.expect("publish", data=None))["clients"]
         await eve.expect_nothing()
-        # In their order, whoever hears them.
+        # In order, for every receiver.
         for number in range(50):
             await guest.send("publish", topic="other", data=number)
         for number in range(50):
             await ann.expect("publish", topic="other", data=number, clients=1)
 
 
-async def test_nonsense_is_ignored_and_counted(serve: Serve) -> None:
+async def test_malformed_messages_are_ignored_and_counted(serve: Serve) -> None:
     nonsense = (
         *("{", "[]", "nonsense", '{"type":"shout"}', '{"type":"subscribe"}', '{"topic":"t"}'),
         *('{"type":"publish","topic":"t"}', '{"type":"publish","data":1}'),
@@ -80,7 +80,7 @@ async def test_nonsense_is_ignored_and_counted(serve: Serve) -> None:
     assert 'messages_in_total{dialect="topics",type="other"} 9.0' in metrics
 
 
-async def test_ten_thousand_topics_are_too_many(serve: Serve) -> None:
+async def test_topics_per_connection_are_limited(serve: Serve) -> None:
     async with (
         serve(max_rooms_per_connection=1000) as service,
         httpx.AsyncClient(base_url=f"http://{service.base}") as http,
@@ -101,7 +101,7 @@ async def test_ten_thousand_topics_are_too_many(serve: Serve) -> None:
                 pass
 
 
-async def test_topics_are_room_ids_to_a_tokens_grants(serve: Serve) -> None:
+async def test_topics_need_a_matching_room_grant(serve: Serve) -> None:
     async with serve(jwt_secret=SECRET) as service:
         async with service.connect("/topics?token=wrong") as mallory:
             await mallory.expect_close(1008)
@@ -118,7 +118,7 @@ async def test_topics_are_room_ids_to_a_tokens_grants(serve: Serve) -> None:
             await bob.expect("publish", topic="team-a", data=3)
 
 
-async def test_topics_go_on_without_redis_and_afterwards(tmp_path: Path) -> None:
+async def test_topics_work_during_and_after_a_redis_outage(tmp_path: Path) -> None:
     async with (
         open_redis_server(tmp_path) as redis,
         serve_replicas(2, redis.url, redis_prefix=f"{uuid4()}:") as service,
@@ -128,7 +128,7 @@ async def test_topics_go_on_without_redis_and_afterwards(tmp_path: Path) -> None
     ):
         await subscribe(ann, "doc")
         await subscribe(bob, "doc")
-        await subscribe(eve, "doc")  # at the replica of ann
+        await subscribe(eve, "doc")  # on the same replica as ann
         await redis.kill()
         await ann.send("publish", topic="doc", data="alone")
         for client in (ann, eve):

@@ -18,7 +18,7 @@ def turn_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def credentials(user_id: str = "ann", *, ago: float = 0, secret: str = SECRET) -> TurnCredentials:
-    """Credentials for a minute, made a while ago."""
+    """Credentials that are valid for a minute and were made some time ago."""
     given = settings(turn_urls="turn:127.0.0.1", turn_secret=secret, turn_ttl=60)
     made = time.time() - ago
     with pytest.MonkeyPatch.context() as patch:
@@ -40,11 +40,11 @@ def test_coturn_accepts_our_credentials(turn_port: int, user_id: str) -> None:
     assert is_accepted(turn_port, credentials(user_id))
 
 
-def test_coturn_refuses_what_has_run_out(turn_port: int) -> None:
+def test_coturn_refuses_expired_credentials(turn_port: int) -> None:
     assert not is_accepted(turn_port, credentials(ago=62))
 
 
-def test_coturn_refuses_what_was_tampered_with(turn_port: int) -> None:
+def test_coturn_refuses_forged_credentials(turn_port: int) -> None:
     expired, good = credentials(ago=62), credentials()
     user = good.username.partition(":")[2]
     for forged in (

@@ -1,4 +1,4 @@
-"""The users of the built-in login: their file, their passwords, and those who guess."""
+"""The users of the built-in login: their file, their passwords, and password guessing."""
 
 import os
 from pathlib import Path
@@ -46,35 +46,35 @@ def path(tmp_path: Path) -> Path:
 # The file
 
 
-def test_what_is_written_is_read(path: Path) -> None:
+def test_written_users_are_read(path: Path) -> None:
     assert read_users(path) == {"ann": ANN, "bob": BOB}
     write_users(path, {"bob": BOB})
     assert read_users(path) == {"bob": BOB}
     assert [file.name for file in path.parent.iterdir()] == ["users.json"]
 
 
-def test_the_file_is_for_its_owner_alone(path: Path) -> None:
+def test_users_file_is_private_to_its_owner(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o644)
     write_users(path, {})
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_that_is_not_there_has_no_users(tmp_path: Path) -> None:
+def test_missing_file_has_no_users(tmp_path: Path) -> None:
     assert read_users(tmp_path / "users.json") == {}
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"users":[]}', '{"users":{"ann":{}}}', "[" * 9999]
 )
-def test_a_file_of_something_else_is_named(tmp_path: Path, text: str) -> None:
+def test_error_names_an_invalid_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "users.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"users\.json"):
         read_users(path)
 
 
-def test_a_failed_write_leaves_what_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -85,7 +85,7 @@ def test_a_failed_write_leaves_what_was(path: Path, monkeypatch: pytest.MonkeyPa
     assert [file.name for file in path.parent.iterdir()] == ["users.json"]
 
 
-def test_a_file_where_none_can_be_is_named(tmp_path: Path) -> None:
+def test_error_names_an_impossible_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         write_users(tmp_path / "nowhere" / "users.json", {})
     with pytest.raises(ConfigError, match="Is a directory"):
@@ -100,7 +100,7 @@ def test_a_file_where_none_can_be_is_named(tmp_path: Path) -> None:
         ("x" * 257, False),
     ],
 )
-def test_a_user_id_can_be_read(text: str, good: bool) -> None:
+def test_valid_user_ids(text: str, good: bool) -> None:
     assert is_user_id(text) is good
 
 
@@ -139,8 +139,8 @@ def test_a_hash_is_argon2id_with_a_salt() -> None:
     assert one.startswith("$argon2id$")
 
 
-def test_who_is_unknown_costs_what_a_user_costs(path: Path) -> None:
-    """No timing is compared: the same work is done, with the same parameters."""
+def test_unknown_user_costs_as_much_as_a_known_one(path: Path) -> None:
+    """Compares no timing: the same work is done, with the same parameters."""
     parameters = argon2.extract_parameters(ANN.password_hash)
     assert argon2.extract_parameters(users_module._NOBODY) == parameters
     worked: list[str] = []
@@ -157,14 +157,14 @@ def test_who_is_unknown_costs_what_a_user_costs(path: Path) -> None:
     assert worked == [users_module._NOBODY, ANN.password_hash]
 
 
-async def test_a_broken_hash_lets_nobody_in(path: Path) -> None:
+async def test_broken_hash_refuses_every_login(path: Path) -> None:
     write_users(path, {"ann": User("correct horse"), "bob": User("")})
     login = Login(path)
     assert await logs_in(login, "ann", "correct horse") is None
     assert await logs_in(login, "bob", "") is None
 
 
-async def test_the_file_is_read_again_when_it_has_changed(path: Path) -> None:
+async def test_changed_file_is_read_again(path: Path) -> None:
     login = Login(path)
     assert await logs_in(login, "bob", "battery staple") == BOB
     write_users(path, {"ann": ANN})
@@ -177,7 +177,7 @@ async def test_the_file_is_read_again_when_it_has_changed(path: Path) -> None:
 # Guessing
 
 
-def test_who_fails_often_waits_longer_and_not_for_ever() -> None:
+def test_wait_grows_with_failures_up_to_a_limit() -> None:
     failures, now = Failures(), 100.0
     waits = []
     for _ in range(FREE_FAILURES + 20):
@@ -191,7 +191,7 @@ def test_who_fails_often_waits_longer_and_not_for_ever() -> None:
     assert failures.wait("bob", now) == 0
 
 
-def test_a_success_is_forgiveness() -> None:
+def test_success_resets_the_failures() -> None:
     failures = Failures()
     for _ in range(FREE_FAILURES):
         failures.count("ann", 0)
@@ -201,7 +201,7 @@ def test_a_success_is_forgiveness() -> None:
     failures.forgive("nobody")
 
 
-def test_only_so_many_names_are_kept_in_mind() -> None:
+def test_number_of_remembered_names_is_bounded() -> None:
     failures = Failures()
     for _ in range(FREE_FAILURES):
         failures.count("ann", 0)
@@ -212,15 +212,15 @@ def test_only_so_many_names_are_kept_in_mind() -> None:
     assert failures.wait("ann", 0) == 0
 
 
-def test_of_a_name_a_digest_is_kept() -> None:
+def test_names_are_stored_as_digests() -> None:
     failures = Failures()
     failures.count("x" * 60_000, 0)
     failures.count("\ud800", 0)
     assert {len(key) for key in failures._names} == {32}
 
 
-async def test_many_guesses_at_once_are_many_guesses(path: Path) -> None:
-    """They are counted as they come, and not only when they have failed."""
+async def test_concurrent_guesses_are_all_counted(path: Path) -> None:
+    """They are counted when they arrive, not only when they have failed."""
     login, waits = Login(path), []
 
     async def guess() -> None:
@@ -237,7 +237,9 @@ async def test_many_guesses_at_once_are_many_guesses(path: Path) -> None:
     assert len(waits) == 20
 
 
-async def test_not_all_may_wait_for_a_check(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_number_of_waiting_logins_is_limited(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(users_module, "MAX_WAITING", 1)
     login, waits = Login(path), []
 
@@ -251,7 +253,7 @@ async def test_not_all_may_wait_for_a_check(path: Path, monkeypatch: pytest.Monk
         async with trio.open_nursery() as nursery:
             for number in range(10):
                 nursery.start_soon(guess, f"x{number}")
-    assert sum(wait == 0 for wait in waits) == 3  # two at a time, and one that waits
+    assert sum(wait == 0 for wait in waits) == 3  # two are checked at a time, and one waits
 
 
 # By HTTP
@@ -261,7 +263,7 @@ def browse(base: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=f"http://{base}", timeout=3 * PATIENCE)
 
 
-async def test_a_login_gets_a_token_that_counts(serve: Serve, path: Path) -> None:
+async def test_login_returns_a_valid_token(serve: Serve, path: Path) -> None:
     given = {"jwt_secret": SECRET, "users_file": path, "jwt_issuer": "us", "jwt_audience": "here"}
     async with serve(**given) as service, browse(service.base) as http:
         body = {"username": "ann", "password": "correct horse"}
@@ -288,9 +290,7 @@ async def test_a_login_gets_a_token_that_counts(serve: Serve, path: Path) -> Non
     assert identity.grants == ANN.grants
 
 
-async def test_a_user_without_another_name_is_called_as_it_logs_in(
-    serve: Serve, path: Path
-) -> None:
+async def test_username_defaults_to_the_login_name(serve: Serve, path: Path) -> None:
     async with serve(jwt_secret=SECRET, users_file=path) as service, browse(service.base) as http:
         body = {"username": "bob", "password": "battery staple"}
         logged_in = (await http.post("/auth/token", data=body)).json()
@@ -304,10 +304,10 @@ async def test_a_user_without_another_name_is_called_as_it_logs_in(
             await bob.expect("connected", username="bob", user_id="bob")
 
 
-async def test_a_wrong_login_is_401_and_too_many_are_429(
+async def test_wrong_login_is_401_and_too_many_are_429(
     serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("FIRST_WAIT", "LONGEST_WAIT"):  # longer than any machine takes to check
+    for name in ("FIRST_WAIT", "LONGEST_WAIT"):  # longer than a check takes on any machine
         monkeypatch.setattr(users_module, name, 60.0)
     async with (
         serve(jwt_secret=SECRET, users_file=path) as service,
@@ -336,13 +336,13 @@ async def test_a_wrong_login_is_401_and_too_many_are_429(
 async def log_in(
     http: httpx.AsyncClient, name: str, password: str, address: str = "192.0.2.1"
 ) -> httpx.Response:
-    """Try, from this address, as the proxy says."""
+    """Log in from this address, as reported by the proxy."""
     body = {"username": name, "password": password}
     headers = {"X-Forwarded-For": address}
     return await http.post("/auth/login", json=body, headers=headers)
 
 
-async def test_who_polls_keeps_nobody_out_and_gains_nothing(
+async def test_polling_one_user_does_not_lock_it_out_elsewhere(
     serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_WAIT", "LONGEST_WAIT"):
@@ -359,7 +359,7 @@ async def test_who_polls_keeps_nobody_out_and_gains_nothing(
         assert (await log_in(http, "ann", "correct horse", "192.0.2.2")).status_code == 200
 
 
-async def test_many_logins_of_one_user_keep_no_other_out(serve: Serve, path: Path) -> None:
+async def test_many_logins_of_one_user_do_not_block_others(serve: Serve, path: Path) -> None:
     given = {"jwt_secret": SECRET, "users_file": path, "trusted_proxies": 1}
     answers: list[int] = []
     async with serve(**given) as service, browse(service.base) as http:
@@ -379,7 +379,7 @@ async def test_many_logins_of_one_user_keep_no_other_out(serve: Serve, path: Pat
     assert answers == [200] * 60
 
 
-async def test_who_floods_the_queue_is_told_to_come_later(
+async def test_flooding_the_queue_gets_503(
     serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(users_module, "MAX_WAITING", 3)
@@ -427,7 +427,7 @@ async def test_addresses_take_turns() -> None:
     assert rounds == ["112", "123", "123", "13"]
 
 
-async def test_of_a_name_at_many_addresses_two_are_checked_at_a_time() -> None:
+async def test_one_name_is_checked_at_most_twice_at_a_time() -> None:
     turns, begun, gate = Turns(), list[str](), trio.Event()
 
     async def wait(address: str, name: str) -> None:
@@ -448,8 +448,8 @@ async def test_of_a_name_at_many_addresses_two_are_checked_at_a_time() -> None:
     assert not turns._running
 
 
-async def test_an_address_that_guesses_is_refused(serve: Serve, path: Path) -> None:
-    """By name after name, or by token after token; also where it knows the password by then."""
+async def test_guessing_address_is_refused(serve: Serve, path: Path) -> None:
+    """Whether it tries many names or many tokens; even if it has the right password by then."""
     given = {"jwt_secret": SECRET, "users_file": path, "auth_failures_per_ip": 4}
     right = {"username": "ann", "password": "correct horse"}
     async with serve(**given) as service, browse(service.base) as http:
@@ -467,11 +467,11 @@ async def test_an_address_that_guesses_is_refused(serve: Serve, path: Path) -> N
                 {"detail": "Your address failed to authenticate too often."},
             )
             assert 0 < int(answer.headers["retry-after"]) <= 300
-        assert (await http.get("/auth/me")).status_code == 401  # it tried nothing
+        assert (await http.get("/auth/me")).status_code == 401  # a request without credentials
         assert (await http.get("/healthz")).status_code == 200
 
 
-async def test_a_token_can_be_refreshed_while_its_user_is_there(serve: Serve, path: Path) -> None:
+async def test_token_can_be_refreshed_while_its_user_exists(serve: Serve, path: Path) -> None:
     form = {"username": "ann", "password": "correct horse"}
     async with (
         serve(jwt_secret=SECRET, users_file=path) as service,
@@ -492,7 +492,8 @@ async def test_a_token_can_be_refreshed_while_its_user_is_there(serve: Serve, pa
         assert (identity.user_id, identity.username, identity.grants) == ("ann", "Ann", ANN.grants)
         for token in (None, "x", make_token("nobody"), make_token("bob", iss="elsewhere")):
             assert (await refresh(token)).status_code == 401
-        # A token for less does not become one for more, nor one for more than is granted now.
+        # Refreshing does not turn a narrower token into a wider one, nor one with more than is
+        # granted now.
         for token in (make_token("ann", rooms=["a-1"]), make_token("ann", rooms=["*"])):
             answer = await refresh(token)
             assert (answer.status_code, answer.json()) == (401, {"detail": "Log in again"})
@@ -505,7 +506,7 @@ async def test_a_token_can_be_refreshed_while_its_user_is_there(serve: Serve, pa
         assert (answer.status_code, answer.json()) == (200, {"message": "Logged out"})
 
 
-async def test_in_open_mode_any_password_gets_and_refreshes_a_token(serve: Serve) -> None:
+async def test_open_mode_accepts_any_password_and_refreshes(serve: Serve) -> None:
     async with (
         serve() as service,
         httpx.AsyncClient(base_url=f"http://{service.base}") as http,
@@ -519,7 +520,7 @@ async def test_in_open_mode_any_password_gets_and_refreshes_a_token(serve: Serve
         assert (await http.post("/auth/logout")).json() == {"message": "Logged out"}
 
 
-async def test_without_users_there_is_no_login(serve: Serve) -> None:
+async def test_no_login_without_a_users_file(serve: Serve) -> None:
     async with serve(jwt_secret=SECRET) as service, browse(service.base) as http:
         token = make_token("ann")
         headers = {"Authorization": f"Bearer {token}"}
@@ -532,7 +533,7 @@ async def test_without_users_there_is_no_login(serve: Serve) -> None:
         assert (await http.get("/auth/mode")).json() == {"token": True, "login": False}
 
 
-async def test_a_broken_file_is_an_error_of_the_server(
+async def test_broken_users_file_is_a_server_error(
     serve: Serve, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (

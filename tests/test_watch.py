@@ -41,13 +41,13 @@ from trio_signal.client import (
 )
 from trio_signal.web import listing
 
-#: Seconds for a command to start and to end.
+#: Time limit for a command to start and to end, in seconds.
 LONG = 120.0
 COMMAND = (sys.executable, "-m", "trio_signal")
 
 
 async def invoke(*arguments: str) -> Result:
-    """The command in this process; a thread, since the server is here as well."""
+    """Run the command in this process, in a thread, since the server runs here as well."""
     with trio.fail_after(LONG):
         return await trio.to_thread.run_sync(lambda: CliRunner().invoke(app, arguments))
 
@@ -59,7 +59,7 @@ async def rooms(service: Service, *arguments: str) -> Result:
 # Rooms
 
 
-async def test_rooms_is_a_table(serve: Serve) -> None:
+async def test_rooms_prints_a_table(serve: Serve) -> None:
     async with serve() as service:
         empty = await rooms(service)
         assert (empty.exit_code, empty.stdout) == (0, "No room has peers.\n")
@@ -70,7 +70,7 @@ async def test_rooms_is_a_table(serve: Serve) -> None:
         ):
             await ann.broadcast()
             await heard(ann)
-            # The list that was read while it was empty is good for a second.
+            # The empty list is cached for a second.
             with trio.fail_after(LONG):
                 while (listed := await rooms(service)).stdout == empty.stdout:  # noqa: ASYNC110
                     await trio.sleep(0.1)
@@ -83,7 +83,7 @@ async def test_rooms_is_a_table(serve: Serve) -> None:
     ]
 
 
-async def test_rooms_as_json(serve: Serve) -> None:
+async def test_rooms_prints_json(serve: Serve) -> None:
     async with serve() as service, bot(service.base, "ann", room="lobby"):
         listed = await rooms(service, "--json")
     (room,) = json.loads(listed.stdout)
@@ -116,14 +116,14 @@ async def _elsewhere(stream: trio.SocketStream) -> None:
     await stream.send_all(f"HTTP/1.1 200 OK\r\n{link}\r\nContent-Length: 2\r\n\r\n[]".encode())
 
 
-async def test_a_page_on_another_server_is_not_read() -> None:
+async def test_next_page_on_another_server_is_refused() -> None:
     async with listen(_elsewhere) as base:
         failed = await run_command("rooms", "--url", f"http://{base}", "--token", "t")
     assert failed.returncode == 1
     assert b"redirects to another server" in failed.stderr
 
 
-async def test_rooms_that_are_not_listed(serve: Serve) -> None:
+async def test_rooms_reports_that_listing_is_disabled(serve: Serve) -> None:
     async with serve(list_rooms=False) as service:
         refused = await rooms(service)
     assert (refused.exit_code, refused.stdout) == (1, "")
@@ -144,7 +144,7 @@ async def _nonsense(stream: trio.SocketStream) -> None:
 
 @pytest.mark.parametrize("handler", [_something_else, _nonsense])
 @pytest.mark.parametrize("command", [("rooms",), ("tail", "lobby"), ("bench",)])
-async def test_what_is_no_server_of_ours(command: tuple[str, ...], handler: object) -> None:
+async def test_other_servers_are_reported(command: tuple[str, ...], handler: object) -> None:
     assert callable(handler)
     async with listen(handler) as base:
         failed = await run_command(*command, "--url", f"http://{base}")
@@ -153,7 +153,7 @@ async def test_what_is_no_server_of_ours(command: tuple[str, ...], handler: obje
 
 
 @pytest.mark.parametrize("command", [("rooms",), ("tail", "lobby"), ("bench",)])
-async def test_a_server_that_is_not_there(command: tuple[str, ...]) -> None:
+async def test_missing_server_is_reported(command: tuple[str, ...]) -> None:
     failed = await run_command(*command, "--url", "http://127.0.0.1:1")
     assert failed.returncode == 1
     assert re.fullmatch(r"trio-signal: http://127.0.0.1:1.*\n", failed.stderr.decode())
@@ -161,13 +161,13 @@ async def test_a_server_that_is_not_there(command: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("command", [("rooms",), ("tail", "lobby"), ("bench",)])
 @pytest.mark.parametrize("url", ["ftp://example.com", "http://", "http://x:y"])
-def test_a_wrong_address_is_wrong_use(command: tuple[str, ...], url: str) -> None:
+def test_invalid_url_is_a_usage_error(command: tuple[str, ...], url: str) -> None:
     result = CliRunner().invoke(app, [*command, "--url", url])
     assert result.exit_code == 2
     assert "Traceback" not in result.output
 
 
-def test_a_room_without_a_name_is_wrong_use() -> None:
+def test_empty_room_id_is_a_usage_error() -> None:
     assert CliRunner().invoke(app, ["tail", ""]).exit_code == 2
 
 
@@ -212,7 +212,7 @@ async def read_to_end(stream: trio.abc.ReceiveStream | None) -> str:
 
 
 async def make_things_happen(service: Service, ann: Client) -> None:
-    """While somebody looks on."""
+    """Make events happen while somebody watches."""
     async with bot(service.base, "bob") as bob:
         await bob.broadcast("audio")
         await wait_for(ann, WentLive)
@@ -225,9 +225,7 @@ async def make_things_happen(service: Service, ann: Client) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_tail_prints_what_happens_until_it_is_stopped(
-    serve: Serve, number: signal.Signals
-) -> None:
+async def test_tail_prints_events_until_it_is_stopped(serve: Serve, number: signal.Signals) -> None:
     async with serve() as service, bot(service.base, "ann") as ann, tailing(service) as process:
         looking = (await wait_for(ann, PeerJoined)).peer
         assert looking.username == "tail"
@@ -252,7 +250,7 @@ async def test_tail_prints_what_happens_until_it_is_stopped(
     ]
 
 
-async def test_tail_as_json_until_nobody_reads(serve: Serve) -> None:
+async def test_tail_prints_json_until_its_output_is_closed(serve: Serve) -> None:
     async with (
         serve() as service,
         bot(service.base, "ann") as ann,
@@ -314,6 +312,6 @@ LINES: list[tuple[Event, str]] = [
 
 
 @pytest.mark.parametrize(("event", "text"), LINES, ids=lambda value: type(value).__name__)
-def test_an_event_as_a_line(event: Event, text: str) -> None:
+def test_event_is_printed_as_a_line(event: Event, text: str) -> None:
     at = datetime(2026, 1, 2, 3, 4, 5)
     assert line(event, at).plain.rstrip() == f"03:04:05  {text}"

@@ -1,4 +1,4 @@
-"""The HTTP side as clients meet it: the dialects' REST, health, CORS, and what is refused."""
+"""The HTTP side as clients see it: the dialects' REST, health, CORS, and refusals."""
 
 import re
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ from trio_signal.metrics import Metrics
 from trio_signal.web.app import create_app
 from trio_signal.web.callers import request_address
 
-#: Pages and answers are those of one server.
+#: Pages and HTTP responses come from one server.
 service = one_replica
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -48,7 +48,7 @@ async def _http(service: Service) -> AsyncIterator[httpx.AsyncClient]:
 async def enter(
     service: Service, *user_ids: str, room_id: str = "r"
 ) -> AsyncIterator[list[Client]]:
-    """Clients of the `room` dialect that have entered, and have heard of each other."""
+    """Clients of the `room` dialect that have joined and seen each other join."""
     async with AsyncExitStack() as stack:
         clients: list[Client] = []
         for user_id in user_ids:
@@ -62,7 +62,7 @@ async def enter(
 
 
 async def say(speaker: Client, content: str, *listeners: Client) -> dict[str, Any]:
-    """Chat, once everybody has it."""
+    """Send chat, and wait until everybody has received it."""
     await speaker.send("message", content=content)
     for client in (speaker, *listeners):
         message = await client.wait_for("message", content=content)
@@ -70,7 +70,7 @@ async def say(speaker: Client, content: str, *listeners: Client) -> dict[str, An
 
 
 async def upgrade(service: Service, path: str, **headers: str | None) -> Answer:
-    """The answer to an opening handshake; the connection is closed then."""
+    """The response to an opening handshake; the connection is then closed."""
     async with open_raw(service.base) as client:
         await client.send(upgrade_head(path, **headers))
         return await client.receive_head()
@@ -79,7 +79,7 @@ async def upgrade(service: Service, path: str, **headers: str | None) -> Answer:
 # Health
 
 
-async def test_the_server_says_that_it_is_alive_and_ready(http: httpx.AsyncClient) -> None:
+async def test_server_is_alive_and_ready(http: httpx.AsyncClient) -> None:
     for path, status in (("/healthz", "ok"), ("/readyz", "ready")):
         answer = await http.get(path)
         assert (answer.status_code, answer.json()) == (200, {"status": status})
@@ -87,7 +87,7 @@ async def test_the_server_says_that_it_is_alive_and_ready(http: httpx.AsyncClien
         assert (await http.head(path)).status_code == 200
 
 
-async def test_a_server_that_stops_is_alive_and_not_ready() -> None:
+async def test_stopping_server_is_alive_but_not_ready() -> None:
     hub = Hub(MemoryBus("a"))
     given = settings()
     client = create_app(hub, OpenAuth(), given, Limits(given), Metrics()).test_client()
@@ -99,7 +99,7 @@ async def test_a_server_that_stops_is_alive_and_not_ready() -> None:
 
 async def test_health_counts_connections_and_rooms(service: Service) -> None:
     async def counts() -> tuple[int, int]:
-        """Connections are of one replica, rooms of all."""
+        """Connections are counted for each replica, rooms for all of them."""
         connections, rooms = 0, set()
         for base in service.bases:
             async with browse(Service(base)) as http:
@@ -138,7 +138,7 @@ JOINS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("body", JOINS)
-async def test_joining_succeeds_and_makes_nobody_present(
+async def test_joining_by_rest_makes_nobody_present(
     http: httpx.AsyncClient, body: dict[str, Any]
 ) -> None:
     answer = await http.post("/rooms/r/join", json=body)
@@ -149,8 +149,8 @@ async def test_joining_succeeds_and_makes_nobody_present(
     assert (await http.get("/rooms")).json() == []
 
 
-async def test_a_slash_at_the_end_makes_no_difference(http: httpx.AsyncClient) -> None:
-    """The old servers took it; a redirect would cost a page of another origin its preflight."""
+async def test_trailing_slash_makes_no_difference(http: httpx.AsyncClient) -> None:
+    """The old servers accepted it; a redirect would fail the preflight of another origin's page."""
     assert (await http.post("/rooms/r/join/", json=JOINS[0])).status_code == 200
     for path in ("/rooms/", "/api/rooms/", "/api/v1/ws/stats/", "/api/creator/broadcast/active/"):
         assert (await http.get(path)).status_code == 200
@@ -160,7 +160,7 @@ async def test_a_slash_at_the_end_makes_no_difference(http: httpx.AsyncClient) -
     assert (await http.get("/rooms/dm/")).status_code == 404
 
 
-async def test_joining_again_without_a_name_keeps_the_one_given(
+async def test_joining_again_without_a_name_keeps_it(
     service: Service, http: httpx.AsyncClient
 ) -> None:
     await http.post(
@@ -172,7 +172,7 @@ async def test_joining_again_without_a_name_keeps_the_one_given(
     assert state["users"] == [{"user_id": "ann", "username": "Ann", "avatar_url": "a.png"}]
 
 
-async def test_a_body_counts_as_json_whatever_its_type(http: httpx.AsyncClient) -> None:
+async def test_body_is_read_as_json_whatever_its_type(http: httpx.AsyncClient) -> None:
     answer = await http.post("/rooms/r/join", content=b'{"user_id":"ann"}')
     assert answer.status_code == 200
 
@@ -196,9 +196,7 @@ BAD_BODIES = [
 
 
 @pytest.mark.parametrize("body", BAD_BODIES, ids=[repr(body[:30]) for body in BAD_BODIES])
-async def test_a_bad_body_is_refused_with_what_is_wrong(
-    http: httpx.AsyncClient, body: bytes
-) -> None:
+async def test_bad_body_is_refused_with_a_reason(http: httpx.AsyncClient, body: bytes) -> None:
     answer = await http.post(
         "/rooms/r/join", content=body, headers={"Content-Type": "application/json"}
     )
@@ -207,7 +205,7 @@ async def test_a_bad_body_is_refused_with_what_is_wrong(
     assert answer.json()["detail"]
 
 
-async def test_rooms_that_are_not_to_be_listed_are_not(serve: Serve) -> None:
+async def test_room_list_can_be_disabled(serve: Serve) -> None:
     async with serve(list_rooms=False) as service, browse(service) as http:
         answer = await http.get("/rooms")
         assert answer.status_code == 403
@@ -215,7 +213,7 @@ async def test_rooms_that_are_not_to_be_listed_are_not(serve: Serve) -> None:
         assert (await http.get("/rooms/r")).status_code == 200
 
 
-async def test_one_room_shows_its_users_and_broadcasters(
+async def test_single_room_shows_its_users_and_broadcasters(
     service: Service, http: httpx.AsyncClient
 ) -> None:
     async with enter(service, "ann", "bob") as (ann, bob), enter(service, "ann") as (tab,):
@@ -249,7 +247,7 @@ async def test_one_room_shows_its_users_and_broadcasters(
         assert (await http.get("/rooms/r")).json()["broadcasters"] == []
 
 
-async def test_a_room_with_nobody_in_it_is_empty(http: httpx.AsyncClient) -> None:
+async def test_room_without_peers_is_empty(http: httpx.AsyncClient) -> None:
     answer = await http.get("/rooms/nowhere")
     assert answer.status_code == 200
     room = answer.json()
@@ -258,7 +256,7 @@ async def test_a_room_with_nobody_in_it_is_empty(http: httpx.AsyncClient) -> Non
 
 
 @pytest.mark.parametrize("room_id", ["a b", "команда", "😀", "a+b", "%", "a?b#c"])
-async def test_a_room_has_the_same_name_by_rest_and_by_socket(
+async def test_room_id_is_the_same_by_rest_and_by_socket(
     service: Service, http: httpx.AsyncClient, room_id: str
 ) -> None:
     quoted = quote(room_id)
@@ -270,9 +268,7 @@ async def test_a_room_has_the_same_name_by_rest_and_by_socket(
         assert (await http.get(f"/rooms/{quoted}")).json()["room_id"] == room_id
 
 
-async def test_a_rooms_info_says_how_many_are_connected(
-    service: Service, http: httpx.AsyncClient
-) -> None:
+async def test_room_info_counts_connected_users(service: Service, http: httpx.AsyncClient) -> None:
     answer = await http.post("/api/rooms/r/info")
     assert answer.json() == {"room_id": "r", "connected_users": 0, "is_active": False}
     async with enter(service, "ann", "bob"):
@@ -283,7 +279,7 @@ async def test_a_rooms_info_says_how_many_are_connected(
 # Chat history
 
 
-async def test_the_history_is_an_array_of_what_was_told_oldest_first(
+async def test_history_lists_messages_oldest_first(
     service: Service, http: httpx.AsyncClient
 ) -> None:
     assert (await http.get("/rooms/r/messages")).json() == []
@@ -292,11 +288,11 @@ async def test_the_history_is_an_array_of_what_was_told_oldest_first(
         answer = await http.get("/rooms/r/messages?limit=100")
         assert answer.headers["content-type"] == "application/json"
         assert answer.json() == told
-    assert (await http.get("/rooms/r/messages")).json() == told, "gone with the last user"
+    assert (await http.get("/rooms/r/messages")).json() == told, "lost with the last user"
     assert (await http.get("/rooms/s/messages")).json() == []
 
 
-async def test_the_history_keeps_the_name_under_which_a_message_was_sent(
+async def test_history_keeps_the_sender_names_of_the_time(
     service: Service, http: httpx.AsyncClient
 ) -> None:
     async with enter(service, "ann", "bob") as (ann, bob):
@@ -320,13 +316,12 @@ async def test_chat_of_other_dialects_is_in_the_history(
         assert (await http.get("/rooms/r/messages")).json() == [told]
 
 
-async def test_the_history_is_bounded_and_limited(
-    service: Service, http: httpx.AsyncClient
-) -> None:
+async def test_history_length_is_limited(service: Service, http: httpx.AsyncClient) -> None:
     async with enter(service, "ann", "bob", "cat") as clients:
         for n in range(210):
             await clients[n % 3].send("message", content=str(n))
-            # Who speaks next has heard it: on several replicas, that makes the order.
+            # Each sender has received the previous message: this fixes the order on several
+            # replicas.
             await clients[(n + 1) % 3].wait_for("message", content=str(n))
         for client in clients:
             await client.settle()
@@ -347,7 +342,7 @@ async def test_the_history_is_bounded_and_limited(
 
 
 @pytest.mark.parametrize("limit", ["", "-1", "1.5", "ten", "1e2", "²", "9" * 5000])
-async def test_a_limit_must_be_a_whole_number(http: httpx.AsyncClient, limit: str) -> None:
+async def test_limit_must_be_a_whole_number(http: httpx.AsyncClient, limit: str) -> None:
     answer = await http.get("/rooms/r/messages", params={"limit": limit})
     assert answer.status_code == 422
     assert "limit" in answer.json()["detail"]
@@ -366,7 +361,7 @@ async def test_a_limit_must_be_a_whole_number(http: httpx.AsyncClient, limit: st
     ],
     ids=["json", "json with more", "form", "multipart form"],
 )
-async def test_in_open_mode_any_password_logs_in(
+async def test_open_mode_accepts_any_password(
     service: Service, http: httpx.AsyncClient, body: dict[str, Any]
 ) -> None:
     answer = await http.post("/auth/login", **body)
@@ -380,7 +375,7 @@ async def test_in_open_mode_any_password_logs_in(
     answer = await http.get("/auth/me", headers={"Authorization": f"Bearer {token}"})
     assert (answer.status_code, answer.json()) == (200, user)
     answer = await http.get("/auth/me", headers={"Authorization": f"bearer  {token}"})
-    assert answer.status_code == 200, "the scheme's name is in any case"
+    assert answer.status_code == 200, "the scheme is case-insensitive"
 
     async with service.connect("/ws/r") as client:
         await client.expect("auth_required")
@@ -405,9 +400,7 @@ async def test_in_open_mode_any_password_logs_in(
         {"content": b'{"username":"ann","password":"x"}', "headers": {"Content-Type": "text/x"}},
     ],
 )
-async def test_a_login_that_lacks_something_is_refused(
-    http: httpx.AsyncClient, body: dict[str, Any]
-) -> None:
+async def test_incomplete_login_is_refused(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
     answer = await http.post("/auth/login", **body)
     assert answer.status_code == 422
     assert answer.json()["detail"]
@@ -418,7 +411,7 @@ async def test_a_login_that_lacks_something_is_refused(
     "authorization",
     [None, "", "Bearer", "Bearer x", "Basic YW5uOng=", "Bearer open.", "Bearer open.x"],
 )
-async def test_without_a_token_of_ours_nothing_is_told(
+async def test_foreign_tokens_are_refused(
     http: httpx.AsyncClient, path: str, authorization: str | None
 ) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
@@ -426,7 +419,7 @@ async def test_without_a_token_of_ours_nothing_is_told(
     assert (answer.status_code, answer.json()) == (401, {"detail": "Authentication required"})
 
 
-async def test_without_turn_there_are_no_credentials_for_it(http: httpx.AsyncClient) -> None:
+async def test_no_turn_credentials_without_turn(http: httpx.AsyncClient) -> None:
     login = (await http.post("/auth/login", json={"username": "ann", "password": ""})).json()
     answer = await http.get(
         "/auth/turn-credentials", headers={"Authorization": f"Bearer {login['token']}"}
@@ -435,14 +428,14 @@ async def test_without_turn_there_are_no_credentials_for_it(http: httpx.AsyncCli
     assert answer.json() == {"detail": "TURN is not configured"}
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
     "path",
     ["/nowhere", "/ws/r/ann/more", "/api/v1/ws", "/rooms/r/join/now", "/demo/nothing"],
 )
-async def test_an_unknown_path_is_404(service: Service, path: str) -> None:
+async def test_unknown_path_is_404(service: Service, path: str) -> None:
     async with open_raw(service.base) as client:
         await client.send(
             f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
@@ -454,7 +447,7 @@ async def test_an_unknown_path_is_404(service: Service, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/nowhere", "/ws/r/ann/more", "/rooms", "/api/v1/ws", "//["])
-async def test_a_websocket_at_a_path_of_no_dialect_is_404(service: Service, path: str) -> None:
+async def test_websocket_at_an_unknown_path_is_404(service: Service, path: str) -> None:
     async with open_raw(service.base) as client:
         await client.send(upgrade_head(path))
         answer = await client.receive_answer()
@@ -465,7 +458,7 @@ async def test_a_websocket_at_a_path_of_no_dialect_is_404(service: Service, path
 
 @pytest.mark.parametrize("path", WEBSOCKET_PATHS)
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
-async def test_http_where_websocket_is_spoken_is_told_to_upgrade(
+async def test_http_at_a_websocket_path_is_426(
     http: httpx.AsyncClient, method: str, path: str
 ) -> None:
     answer = await http.request(method, f"{path}?username=Ann")
@@ -476,7 +469,7 @@ async def test_http_where_websocket_is_spoken_is_told_to_upgrade(
 
 
 @pytest.mark.parametrize("path", WEBSOCKET_PATHS)
-async def test_a_dialect_that_is_switched_off_is_404(serve: Serve, path: str) -> None:
+async def test_disabled_dialect_is_404(serve: Serve, path: str) -> None:
     names = dict(zip(WEBSOCKET_PATHS, ("room", "mesh", "stream", "live"), strict=True))
     others = ",".join(name for name in names.values() if name != names[path])
     async with serve(dialects=others) as service, browse(service) as http:
@@ -497,7 +490,7 @@ async def test_a_dialect_that_is_switched_off_is_404(serve: Serve, path: str) ->
         ("POST", "/health", "GET"),
     ],
 )
-async def test_a_wrong_method_is_405_and_says_which_are_right(
+async def test_wrong_method_is_405_and_lists_allowed_methods(
     http: httpx.AsyncClient, method: str, path: str, allowed: str
 ) -> None:
     answer = await http.request(method, path)
@@ -507,7 +500,7 @@ async def test_a_wrong_method_is_405_and_says_which_are_right(
 
 
 @pytest.mark.parametrize("path", ["/rooms/r/join", "/auth/login"])
-async def test_a_body_that_is_too_big_is_413(http: httpx.AsyncClient, path: str) -> None:
+async def test_oversized_body_is_413(http: httpx.AsyncClient, path: str) -> None:
     big = {"user_id": "ann", "username": "x" * 65_536, "password": ""}
     assert (await http.post(path, json=big)).status_code == 413
     big["username"] = "x" * 65_000
@@ -515,7 +508,7 @@ async def test_a_body_that_is_too_big_is_413(http: httpx.AsyncClient, path: str)
     assert (await http.post("/auth/login", data={"username": "x" * 65_536})).status_code == 413
 
 
-async def test_more_connections_than_are_allowed_are_503(serve: Serve) -> None:
+async def test_too_many_connections_are_503(serve: Serve) -> None:
     async with serve(max_connections=2) as service:
         replica = Service(service.bases[0])
         async with enter(replica, "ann", "bob") as (ann, bob):
@@ -527,7 +520,7 @@ async def test_more_connections_than_are_allowed_are_503(serve: Serve) -> None:
             assert (await upgrade(replica, "/ws/r/cat")).status == 101
 
 
-async def test_an_address_that_failed_too_often_is_refused_by_rest_too() -> None:
+async def test_address_with_too_many_failures_is_refused_by_rest() -> None:
     given = settings(auth_failures_per_ip=1, trusted_proxies=1)
     limits = Limits(given)
     app = create_app(Hub(MemoryBus("a")), OpenAuth(), given, limits, Metrics())
@@ -557,8 +550,8 @@ EVERY_ORIGIN = {"allowed_origins": "*"}
 SOME_ORIGINS = {"allowed_origins": "https://app.example.com, https://*.example.org"}
 
 ORIGINS: list[tuple[dict[str, str], str | None, bool]] = [
-    # (settings, origin, whether it may)
-    ({}, None, True),  # no browser
+    # (settings, origin, whether it is allowed)
+    ({}, None, True),  # not a browser
     ({}, "http://signal.localhost", True),
     ({}, "https://signal.localhost", True),  # a proxy in front ends TLS
     ({}, "HTTP://SIGNAL.LOCALHOST", True),
@@ -588,7 +581,7 @@ ORIGINS: list[tuple[dict[str, str], str | None, bool]] = [
 
 
 @pytest.mark.parametrize(("given", "origin", "may"), ORIGINS)
-async def test_a_page_may_open_a_websocket_only_from_an_allowed_origin(
+async def test_websockets_need_an_allowed_origin(
     serve: Serve, given: dict[str, str], origin: str | None, *, may: bool
 ) -> None:
     async with serve(**given) as service:
@@ -597,7 +590,7 @@ async def test_a_page_may_open_a_websocket_only_from_an_allowed_origin(
             assert answer.status == (101 if may else 403)
 
 
-async def test_a_refused_origin_is_told_why(service: Service) -> None:
+async def test_refused_origin_gets_a_reason(service: Service) -> None:
     async with open_raw(service.base) as client:
         await client.send(upgrade_head("/ws/r", Origin="https://evil.example"))
         answer = await client.receive_answer()
@@ -606,7 +599,7 @@ async def test_a_refused_origin_is_told_why(service: Service) -> None:
     assert b"origin" in answer.body
 
 
-async def test_two_origins_are_none(service: Service) -> None:
+async def test_two_origin_headers_are_refused(service: Service) -> None:
     head = upgrade_head("/ws/r", Origin="http://localhost")
     twice = head.replace(b"Origin:", b"Origin: http://localhost\r\nOrigin:")
     for sent, status in ((head, 101), (twice, 403)):
@@ -616,7 +609,7 @@ async def test_two_origins_are_none(service: Service) -> None:
 
 
 @pytest.mark.parametrize(("given", "origin", "may"), [o for o in ORIGINS if o[1] is not None])
-async def test_a_page_may_read_answers_only_from_an_allowed_origin(
+async def test_responses_are_readable_from_allowed_origins_only(
     serve: Serve, given: dict[str, str], origin: str, *, may: bool
 ) -> None:
     headers = {"Host": "signal.localhost", "Origin": origin}
@@ -624,7 +617,7 @@ async def test_a_page_may_read_answers_only_from_an_allowed_origin(
         for answer in (
             await http.get("/rooms", headers=headers),
             await http.post("/rooms/r/join", json={"user_id": "ann"}, headers=headers),
-            # a page must be able to read what went wrong
+            # a page must be able to read the error
             await http.post("/rooms/r/join", content=b"{", headers=headers),
             await http.post("/rooms/r/join", content=b"x" * 70_000, headers=headers),
             await http.get("/auth/me", headers=headers),
@@ -636,7 +629,7 @@ async def test_a_page_may_read_answers_only_from_an_allowed_origin(
             assert not may or answer.headers["vary"] == "Origin"
 
 
-async def test_the_question_that_browsers_ask_before_a_request_is_answered(
+async def test_preflight_requests_are_answered(
     serve: Serve,
 ) -> None:
     async with serve(**SOME_ORIGINS) as service, browse(service) as http:
@@ -646,7 +639,7 @@ async def test_the_question_that_browsers_ask_before_a_request_is_answered(
                 headers={
                     "Origin": "https://app.example.com",
                     "Access-Control-Request-Method": method,
-                    # Such as libraries add, and servers before this one let pass.
+                    # As libraries add it; the old servers allowed it.
                     "Access-Control-Request-Headers": "authorization,x-requested-with",
                 },
             )
@@ -657,7 +650,7 @@ async def test_the_question_that_browsers_ask_before_a_request_is_answered(
             assert {"authorization", "content-type", "x-requested-with"} <= {*names}
 
 
-async def test_programs_that_are_no_browsers_need_no_origin(http: httpx.AsyncClient) -> None:
+async def test_requests_without_an_origin_are_allowed(http: httpx.AsyncClient) -> None:
     answer = await http.get("/rooms")
     assert answer.status_code == 200
     assert "access-control-allow-origin" not in answer.headers
@@ -671,7 +664,7 @@ KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 @pytest.mark.parametrize("path", ["/", *(f"/demo/{name}" for name in DEMOS)])
-async def test_a_page_leads_to_what_it_needs(http: httpx.AsyncClient, path: str) -> None:
+async def test_page_links_to_existing_files(http: httpx.AsyncClient, path: str) -> None:
     page = await http.get(path)
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -685,7 +678,7 @@ async def test_a_page_leads_to_what_it_needs(http: httpx.AsyncClient, path: str)
 
 
 @pytest.mark.parametrize("path", ["/demo/../cli.py", "/demo/..%2fcli.py", "/demo/%2e%2e/cli.py"])
-async def test_no_path_leads_out_of_the_pages(service: Service, path: str) -> None:
+async def test_paths_cannot_leave_the_pages_folder(service: Service, path: str) -> None:
     async with open_raw(service.base) as client:
         await client.send(
             f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
@@ -693,7 +686,7 @@ async def test_no_path_leads_out_of_the_pages(service: Service, path: str) -> No
         assert (await client.receive_answer()).status == 404
 
 
-async def test_metrics_say_who_is_connected_and_live(service: Service) -> None:
+async def test_metrics_count_connections_and_broadcasts(service: Service) -> None:
     async with service.connect("/ws/r1/ann") as ann:
         await ann.expect("room_state")
         await ann.send("broadcast-started")

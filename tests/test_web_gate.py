@@ -1,4 +1,4 @@
-"""Who may ask what by HTTP, and how often, before the app hears of it."""
+"""Which HTTP requests are admitted, and how often, before the app sees them."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,15 +12,15 @@ from tests.conftest import Serve, one_replica
 from tests.raw import Answer, RawClient, open_raw, upgrade_head
 from tests.tokens import SECRET
 
-#: Requests are let in by one server.
+#: A single server admits or refuses requests.
 service = one_replica
 EVIL = "https://evil.example"
 APP = "https://app.example.com"
 NAMED = {"allowed_origins": f"{APP}, https://*.example.org"}
-#: What a browser adds to a request for an image or a script of a page elsewhere.
+#: What a browser adds to a request for an image or a script on another site's page.
 IMAGE = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
 
-#: What it adds when its user follows a link on a page elsewhere.
+#: What it adds when its user follows a link on another site's page.
 LINK = {
     "Sec-Fetch-Site": "cross-site",
     "Sec-Fetch-Mode": "navigate",
@@ -40,14 +40,14 @@ def request(method: str, path: str, headers: Mapping[str, str] = {}, body: bytes
 async def ask(
     service: Service, method: str, path: str, headers: Mapping[str, str] = {}, body: bytes = b""
 ) -> Answer:
-    """One request on a connection of its own."""
+    """One request on its own connection."""
     async with open_raw(service.base) as client:
         await client.send(request(method, path, {"Connection": "close", **headers}, body))
         return await client.receive_answer()
 
 
 async def ask_again(client: RawClient, sent: bytes) -> Answer:
-    """One request on a connection that stays."""
+    """One request on a connection that stays open."""
     await client.send(sent)
     head = await client.receive_head()
     size = int(head.headers["content-length"])
@@ -64,10 +64,10 @@ async def refused(service: Service, reason: str) -> int:
     return int(float(next(x for x in text.splitlines() if x.startswith(label)).split()[-1]))
 
 
-# Pages of other sites
+# Other sites' pages
 
 
-async def test_images_elsewhere_do_not_lock_their_visitors_out(serve: Serve) -> None:
+async def test_images_on_other_sites_do_not_lock_visitors_out(serve: Serve) -> None:
     async with serve(jwt_secret=SECRET, auth_failures_per_ip=3) as service:
         for number in range(10):
             answer = await ask(service, "GET", f"/auth/me?token={number}", IMAGE)
@@ -80,7 +80,7 @@ async def test_images_elsewhere_do_not_lock_their_visitors_out(serve: Serve) -> 
         assert await refused(service, "authentication") == 1
 
 
-async def test_sockets_of_pages_elsewhere_do_not_use_up_the_connects(serve: Serve) -> None:
+async def test_sockets_from_other_sites_do_not_use_up_the_connect_limit(serve: Serve) -> None:
     async with serve(connects_per_ip_per_minute=3) as service:
         for _ in range(5):
             async with open_raw(service.base) as client:
@@ -91,7 +91,7 @@ async def test_sockets_of_pages_elsewhere_do_not_use_up_the_connects(serve: Serv
 
 
 @pytest.mark.parametrize("headers", [{"Origin": EVIL}, {"Origin": "null"}, IMAGE, LINK])
-async def test_a_page_elsewhere_clears_no_announcement_of_an_open_server(
+async def test_other_sites_cannot_clear_announcements(
     service: Service, headers: dict[str, str]
 ) -> None:
     said = b'{"message": "still here"}'
@@ -105,11 +105,11 @@ async def test_a_page_elsewhere_clears_no_announcement_of_an_open_server(
 
 
 SENDERS: list[tuple[dict[str, str], dict[str, str], bool]] = [
-    # (settings, headers, whether it may)
-    ({}, {}, True),  # no browser
+    # (settings, headers, whether it is allowed)
+    ({}, {}, True),  # not a browser
     ({}, {"Origin": "http://localhost"}, True),
     ({}, {"Sec-Fetch-Site": "same-origin"}, True),
-    # A proxy has changed the host; the browser knows.
+    # A proxy has changed the host, but the browser knows the origin.
     ({}, {"Sec-Fetch-Site": "same-origin", "Origin": "https://signal.example.com"}, True),
     ({}, {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, True),  # typed by the user
     ({}, {"Sec-Fetch-Site": "same-site"}, False),
@@ -129,14 +129,14 @@ SENDERS: list[tuple[dict[str, str], dict[str, str], bool]] = [
 
 
 @pytest.mark.parametrize(("given", "headers", "may"), SENDERS)
-async def test_which_pages_may_call(
+async def test_requests_are_allowed_by_origin_and_fetch_metadata(
     serve: Serve, given: dict[str, str], headers: dict[str, str], *, may: bool
 ) -> None:
     async with serve(**given) as service:
         assert (await ask(service, "GET", "/rooms", headers)).status == (200 if may else 403)
 
 
-async def test_two_origins_are_none(service: Service) -> None:
+async def test_two_origin_headers_are_refused(service: Service) -> None:
     twice = request("GET", "/rooms", {"Origin": "http://localhost", "Connection": "close"})
     twice = twice.replace(b"Origin:", b"Origin: http://localhost\r\nOrigin:")
     async with open_raw(service.base) as client:
@@ -151,14 +151,12 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("path", PUBLIC)
-async def test_what_is_public_may_be_shown_and_loaded_by_any_site(
-    service: Service, path: str
-) -> None:
+async def test_public_files_may_be_loaded_by_any_site(service: Service, path: str) -> None:
     for headers in ({"Origin": EVIL}, IMAGE):
         assert (await ask(service, "GET", path, headers)).status == 200
 
 
-async def test_a_preflight_of_another_origin_is_answered_and_allows_nothing(
+async def test_preflight_of_another_origin_allows_nothing(
     service: Service,
 ) -> None:
     headers = {"Origin": EVIL, "Access-Control-Request-Method": "POST"}
@@ -167,16 +165,16 @@ async def test_a_preflight_of_another_origin_is_answered_and_allows_nothing(
     assert not any(name.startswith("access-control") for name in answer.headers)
 
 
-# Names
+# Host names
 
 HOSTS: list[tuple[Mapping[str, object], str, bool]] = [
-    # (settings, host, whether it is ours)
+    # (settings, host, whether it is accepted)
     ({}, "localhost", True),
     ({}, "LOCALHOST:8000", True),
     ({}, "127.0.0.1:8000", True),
     ({}, "[::1]:8000", True),
     ({}, "app.localhost:8000", True),
-    ({}, "192.0.2.1", True),  # nobody can make an address point here
+    ({}, "192.0.2.1", True),  # no attacker can make an address point here
     ({}, "evil.example", False),
     ({}, "evil.example:8000", False),
     ({}, "localhost.evil.example", False),
@@ -194,7 +192,7 @@ HOSTS: list[tuple[Mapping[str, object], str, bool]] = [
 
 
 @pytest.mark.parametrize(("given", "host", "ours"), HOSTS)
-async def test_an_open_server_on_loopback_answers_to_its_own_names(
+async def test_open_server_on_loopback_accepts_only_its_own_names(
     serve: Serve, given: Mapping[str, object], host: str, *, ours: bool
 ) -> None:
     async with serve(**given) as service:
@@ -207,7 +205,7 @@ async def test_an_open_server_on_loopback_answers_to_its_own_names(
         if not ours:
             assert answer.headers["content-type"] == "text/plain; charset=utf-8"
             assert await refused(service, "host") == 2
-        # Load balancers ask by whatever name they like.
+        # Load balancers may use any name.
         assert (await ask(service, "GET", "/healthz", {"Host": host})).status == 200
 
 
@@ -222,24 +220,24 @@ async def test_an_open_server_on_loopback_answers_to_its_own_names(
         b"POST /rooms/r/join HTTP/1.0\r\nTransfer-Encoding: chunked\r\n",
     ],
 )
-async def test_a_request_that_ends_twice_is_refused(service: Service, head: bytes) -> None:
+async def test_request_with_two_framings_is_refused(service: Service, head: bytes) -> None:
     smuggled = request("GET", "/healthz")
     async with open_raw(service.base) as client:
         await client.send(head, b"Host: localhost\r\n\r\n0\r\n\r\n", smuggled)
         answer = await client.receive_answer()
     assert answer.status == 400
     assert answer.headers["connection"] == "close"
-    assert b"HTTP/1.1" not in answer.body  # nothing more is answered
+    assert b"HTTP/1.1" not in answer.body  # no second response follows
 
 
-# How often
+# Rate limits
 
 SLOW = {"http_requests_per_second": 0.1, "http_burst": 5}
 
 
 @asynccontextmanager
 async def exhausted(serve: Serve, **given: object) -> AsyncIterator[Service]:
-    """A server for whose tests 127.0.0.1 has asked all that it may."""
+    """A server whose clients at 127.0.0.1 have used up their requests."""
     async with serve(**SLOW, **given) as service:
         async with open_raw(service.base) as client:
             for _ in range(5):
@@ -247,21 +245,21 @@ async def exhausted(serve: Serve, **given: object) -> AsyncIterator[Service]:
         yield service
 
 
-async def test_an_address_that_asks_too_often_is_told_when_to_come_again(serve: Serve) -> None:
+async def test_too_many_requests_get_429_with_retry_after(serve: Serve) -> None:
     async with exhausted(serve) as service:
         answer = await ask(service, "GET", "/rooms")
         assert answer.status == 429
         assert 1 <= int(answer.headers["retry-after"]) <= 10
         assert b"too many requests" in answer.body
         assert (await ask(service, "GET", "/openapi.json")).status == 429
-        # What keeps the server in its place, and who speaks WebSocket, are not counted.
+        # Health checks and WebSockets are not counted.
         for path in ("/healthz", "/readyz"):
             assert (await ask(service, "GET", path)).status == 200
         async with open_raw(service.base) as client:
             await client.upgrade("/ws/r/ann")
 
 
-async def test_an_allowed_page_may_read_that_it_asks_too_often(serve: Serve) -> None:
+async def test_allowed_origin_may_read_the_429_response(serve: Serve) -> None:
     async with exhausted(serve, **NAMED) as service:
         answer = await ask(service, "GET", "/rooms", {"Origin": APP})
         assert answer.status == 429
@@ -271,18 +269,16 @@ async def test_an_allowed_page_may_read_that_it_asks_too_often(serve: Serve) -> 
         assert answer.headers["vary"] == "Origin"
 
 
-async def test_who_goes_on_is_not_read(serve: Serve) -> None:
+async def test_client_over_its_limit_is_not_read(serve: Serve) -> None:
     async with exhausted(serve) as service, open_raw(service.base) as client:
         more = request("GET", "/rooms") * 1000
-        with trio.move_on_after(1):  # while the first is held, for two seconds
+        with trio.move_on_after(1):  # the first request is held for two seconds
             await press(client, more)
         assert await refused_rate(service) == 1
 
 
 @pytest.mark.parametrize("path", ["/rooms", "/rooms/r/join"])
-async def test_who_was_kept_waiting_is_served_on_the_same_connection(
-    serve: Serve, path: str
-) -> None:
+async def test_delayed_client_is_served_on_the_same_connection(serve: Serve, path: str) -> None:
     body = b'{"user_id": "ann"}' if path != "/rooms" else b""
     sent = request("POST" if body else "GET", path, body=body)
     given = {"http_requests_per_second": 1, "http_burst": 1}
@@ -291,11 +287,11 @@ async def test_who_was_kept_waiting_is_served_on_the_same_connection(
         answer = await ask_again(client, sent)
         assert answer.status == 429
         assert "connection" not in answer.headers
-        # It is not read before, so that asking at once is as good as waiting.
+        # It is read only after the delay, so asking at once works as well as waiting.
         assert (await ask_again(client, sent)).status == 200
 
 
-async def test_who_is_refused_before_the_end_of_its_request_is_cut_off(serve: Serve) -> None:
+async def test_refusal_before_the_end_of_a_request_closes(serve: Serve) -> None:
     async with exhausted(serve) as service, open_raw(service.base) as client:
         head = request("POST", "/rooms/r/join", {"Content-Length": "20000"})
         await client.send(head, b"x" * 100)
@@ -311,7 +307,7 @@ async def press(client: RawClient, sent: bytes) -> NoReturn:
 
 
 async def refused_rate(service: Service) -> int:
-    """How many were refused; asked by somebody else."""
+    """How many were refused; asked from another address."""
     async with open_raw(service.base, source="127.0.0.2") as client:
         await client.send(request("GET", "/metrics", {"Connection": "close"}))
         text = (await client.receive_answer()).body.decode()
@@ -319,7 +315,7 @@ async def refused_rate(service: Service) -> int:
     return int(float(next(x for x in text.splitlines() if x.startswith(label)).split()[-1]))
 
 
-async def test_each_client_of_a_proxy_has_a_rate_of_its_own(serve: Serve) -> None:
+async def test_clients_behind_a_proxy_have_separate_rates(serve: Serve) -> None:
     async with serve(**SLOW, trusted_proxies=1) as service, open_raw(service.base) as client:
         for address in ("192.0.2.1", "192.0.2.2"):
             sent = request("GET", "/rooms", {"X-Forwarded-For": f"10.0.0.1, {address}"})
@@ -329,7 +325,7 @@ async def test_each_client_of_a_proxy_has_a_rate_of_its_own(serve: Serve) -> Non
         assert (await ask_again(client, sent)).status == 429
 
 
-async def test_probes_are_answered_one_behind_the_other(service: Service) -> None:
+async def test_pipelined_probes_are_answered_in_order(service: Service) -> None:
     async with open_raw(service.base) as client:
         await client.send(request("GET", "/healthz") * 3 + request("GET", "/readyz"))
         for body in (b'{"status":"ok"}',) * 3 + (b'{"status":"ready"}',):

@@ -1,4 +1,4 @@
-"""What never changes while the server runs: kept by caches, and safe to show."""
+"""Files that never change while the server runs: caching and security headers."""
 
 from collections.abc import AsyncIterator
 
@@ -26,7 +26,7 @@ async def _http(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.mark.parametrize("path", UNCHANGING)
-async def test_who_has_it_is_not_sent_it_again(http: httpx.AsyncClient, path: str) -> None:
+async def test_unchanged_file_is_304(http: httpx.AsyncClient, path: str) -> None:
     first = await http.get(path)
     assert first.status_code == 200
     assert first.headers["cache-control"] == "no-cache"
@@ -43,7 +43,7 @@ async def test_who_has_it_is_not_sent_it_again(http: httpx.AsyncClient, path: st
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_a_page_runs_only_what_is_ours(http: httpx.AsyncClient, path: str) -> None:
+async def test_page_runs_only_our_scripts(http: httpx.AsyncClient, path: str) -> None:
     page = await http.get(path)
     policy = dict(
         rule.split(" ", 1) for rule in page.headers["content-security-policy"].split("; ")
@@ -61,6 +61,6 @@ async def test_a_page_runs_only_what_is_ours(http: httpx.AsyncClient, path: str)
 @pytest.mark.parametrize(
     "path", ["/rooms", "/healthz", "/readyz", "/nowhere", "/metrics", "/client/trio-signal.js"]
 )
-async def test_no_answer_is_taken_for_something_else(http: httpx.AsyncClient, path: str) -> None:
+async def test_responses_forbid_content_type_sniffing(http: httpx.AsyncClient, path: str) -> None:
     for answer in (await http.get(path), await http.get(path, headers={"Origin": "null"})):
         assert answer.headers["x-content-type-options"] == "nosniff"

@@ -43,16 +43,16 @@ STREAMED = [b"piece %d\n" % n for n in range(5)]
 
 @dataclass
 class Site:
-    """An `HttpServer` behind a loopback listener, which counts the connections in its care."""
+    """An `HttpServer` behind a loopback listener; counts its connections."""
 
     app: QuartTrio
     http: HttpServer
     port: int = 0
     connections: int = 0
     handlers: trio.Nursery | None = None
-    started: trio.Event = field(default_factory=trio.Event)  # /slow or /forever is being answered
+    started: trio.Event = field(default_factory=trio.Event)  # /slow or /forever has begun
     release: trio.Event = field(default_factory=trio.Event)  # lets /slow answer
-    ended: trio.Event = field(default_factory=trio.Event)  # /slow or /forever ended, anyhow
+    ended: trio.Event = field(default_factory=trio.Event)  # /slow or /forever has ended, in any way
     _changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     async def serve(self, stream: trio.SocketStream) -> None:
@@ -60,7 +60,7 @@ class Site:
         try:
             received = await self.http.serve_connection(stream)
             if received is not None:
-                async with stream:  # it was left open
+                async with stream:  # the server left it open
                     await stream.send_all(b"handed back: " + received)
         finally:
             self.connections -= 1
@@ -184,7 +184,7 @@ async def open_site(
 
 
 async def accept(listener: trio.SocketListener, site: Site, handlers: trio.Nursery) -> None:
-    # Not `trio.serve_listeners`, which closes what its handler has left open.
+    # Not `trio.serve_listeners`, which closes what its handler leaves open.
     async with listener:
         while True:
             handlers.start_soon(site.serve, await listener.accept())
@@ -198,14 +198,14 @@ async def _site() -> AsyncIterator[Site]:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever clients do is no error; a test that expects a record clears it."""
+    """Nothing that clients do is a server error; a test that expects a record clears it."""
     yield
     assert caplog.get_records("call") == []
 
 
 @pytest.fixture
 def _long_linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make waiting for a client that has closed already fail the test."""
+    """Make the test fail if the server waits for a client that has already closed."""
     monkeypatch.setattr("trio_signal.web.server.LINGER", 60)
 
 
@@ -308,7 +308,7 @@ def open_descriptors() -> int:
 
 
 async def at_most(limit: int, times: int, do: Callable[[], Awaitable[None]]) -> None:
-    """Do something many times, a limited number at once."""
+    """Run something many times, with limited concurrency."""
     room = trio.CapacityLimiter(limit)
 
     async def once() -> None:
@@ -399,19 +399,19 @@ async def test_pipelined_requests_are_answered_in_order(site: Site) -> None:
 
 
 @pytest.mark.parametrize("framing", ["content-length", "chunked"])
-async def test_a_body_over_the_limit_is_refused_readably(site: Site, framing: str) -> None:
+async def test_oversized_body_gets_a_readable_413(site: Site, framing: str) -> None:
     size = 8 * MEGABYTE
     if framing == "chunked":
         header, body = "Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (size, bytes(size))
     else:
         header, body = f"Content-Length: {size}", bytes(size)
     with trio.fail_after(PATIENCE):
-        # All is sent before the answer is read: a reset would have destroyed the answer.
+        # All is sent before the response is read: a reset would have destroyed the response.
         received = await exchange(site, raw("POST", "/echo", header) + body, half_close=True)
     assert received.startswith(b"HTTP/1.1 413 ")
 
 
-async def test_an_answer_given_before_the_body_came_ends_the_connection(site: Site) -> None:
+async def test_response_before_the_body_closes_the_connection(site: Site) -> None:
     with trio.fail_after(PATIENCE):
         received = await exchange(site, raw("POST", "/ignore", "Content-Length: 5") + b"1")
         assert received.endswith(b"\r\n\r\nnot read")
@@ -432,7 +432,7 @@ async def test_an_absolute_target(site: Site) -> None:
 # --- failures of the app ------------------------------------------------------------------------
 
 
-async def test_a_handler_that_fails_is_a_500(
+async def test_failing_handler_is_500(
     site: Site, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with trio.fail_after(PATIENCE):
@@ -444,7 +444,7 @@ async def test_a_handler_that_fails_is_a_500(
     assert capfd.readouterr() == ("", "")
 
 
-async def test_a_stream_that_fails_is_cut_off_and_logged(
+async def test_failing_stream_is_cut_off_and_logged(
     site: Site, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with trio.fail_after(PATIENCE):
@@ -542,15 +542,15 @@ async def test_a_reset_before_anything_is_sent(site: Site) -> None:
         await site.wait_no_connections()
 
 
-async def test_a_client_that_closes_between_requests_is_gone_at_once(site: Site) -> None:
-    with trio.fail_after(PATIENCE):  # not after the keep-alive time
+async def test_client_closing_between_requests_is_noticed_at_once(site: Site) -> None:
+    with trio.fail_after(PATIENCE):  # before the keep-alive time
         async with open_client(site) as client:
             await client.request("GET", "/")
             await trio.testing.wait_all_tasks_blocked()
         await site.wait_no_connections()
 
 
-async def test_a_client_that_closed_its_side_is_still_answered(site: Site) -> None:
+async def test_half_closed_client_is_still_answered(site: Site) -> None:
     with trio.fail_after(PATIENCE):
         received = await exchange(
             site, raw("GET", "/number/0") + raw("GET", "/number/1"), half_close=True
@@ -559,7 +559,7 @@ async def test_a_client_that_closed_its_side_is_still_answered(site: Site) -> No
         assert received.endswith(b"number 1")
 
 
-async def test_a_client_that_closed_its_side_is_not_answered_for_ever() -> None:
+async def test_half_closed_client_times_out() -> None:
     with trio.fail_after(PATIENCE):
         async with open_site(write_timeout=0.1) as site:
             assert await exchange(site, raw("GET", "/slow"), half_close=True) == b""
@@ -587,7 +587,7 @@ async def test_a_handler_is_cancelled_when_its_client_resets(site: Site) -> None
 
 
 @pytest.mark.parametrize("reading", [True, False])
-async def test_a_bad_body_ends_an_answer_that_has_begun(
+async def test_bad_body_ends_a_started_response(
     site: Site, reading: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_signal.web.server.LINGER", 0.1)
@@ -604,7 +604,7 @@ async def test_a_bad_body_ends_an_answer_that_has_begun(
             await site.ended.wait()
 
 
-async def test_a_client_that_never_closes_is_not_waited_for(
+async def test_client_that_never_closes_is_not_waited_for(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_signal.web.server.LINGER", 0.1)
@@ -627,7 +627,7 @@ async def test_a_client_that_stops_reading_is_timed_out(target: str) -> None:
             await assert_healthy(site)
 
 
-async def test_answers_that_nobody_reads_take_no_more_memory() -> None:
+async def test_unread_responses_use_bounded_memory() -> None:
     given_up: list[str] = []
     unsent = Unsent(lambda: given_up.append("one"))
     async with AsyncExitStack() as stack, open_site(unsent=unsent) as site:
@@ -640,7 +640,7 @@ async def test_answers_that_nobody_reads_take_no_more_memory() -> None:
             while len(given_up) < 188:
                 await trio.sleep(0.01)
                 most = max(most, unsent.size)
-            # Who reads is served all the same, and one of those who do not is closed for it.
+            # A client that reads is still served, and one that does not read is closed for it.
             async with await site.connect() as stream:
                 await stream.send_all(raw("GET", "/filled/5", "Connection: close"))
                 answer = b"".join([piece async for piece in stream])
@@ -653,7 +653,7 @@ async def test_answers_that_nobody_reads_take_no_more_memory() -> None:
         assert unsent.size == 0
 
 
-async def test_an_answer_that_no_bound_allows_is_refused(site: Site) -> None:
+async def test_response_over_every_limit_is_refused(site: Site) -> None:
     given_up: list[str] = []
     unsent = Unsent(lambda: given_up.append("one"), most_each=MEGABYTE)
     async with open_site(unsent=unsent) as site, await site.connect() as stream:
@@ -677,7 +677,7 @@ async def test_a_client_that_reads_slowly_is_served() -> None:
                 received += len(data)
                 await trio.sleep(0.02)
             assert received > 12 * MEGABYTE
-            assert trio.current_time() - begun > 1.5  # else this test has shown nothing
+            assert trio.current_time() - begun > 1.5  # otherwise the test has shown nothing
 
 
 async def test_an_idle_connection_is_closed() -> None:
@@ -688,7 +688,7 @@ async def test_an_idle_connection_is_closed() -> None:
             await site.wait_no_connections()
 
 
-async def test_keep_alive_does_not_limit_an_answer() -> None:
+async def test_keep_alive_timeout_does_not_limit_a_response() -> None:
     with trio.fail_after(PATIENCE):
         async with open_site(keep_alive=0.5) as site, open_client(site) as client:
             await client.request("GET", "/")
@@ -699,7 +699,7 @@ async def test_keep_alive_does_not_limit_an_answer() -> None:
             assert (await client.answer()).body == b"slow"
 
 
-async def test_a_head_that_dribbles_in_is_given_up() -> None:
+async def test_slow_head_times_out() -> None:
     with trio.fail_after(PATIENCE):
         async with open_site(keep_alive=0.5) as site, open_client(site) as client:
             await client.request("GET", "/")
@@ -753,7 +753,7 @@ async def test_a_cancel_ends_a_connection_whose_client_reads_nothing(target: str
             assert open_descriptors() == before - 1
 
 
-async def test_the_app_is_started_and_stopped() -> None:
+async def test_app_is_started_and_stopped() -> None:
     app = QuartTrio(__name__)
     seen = []
 
@@ -776,7 +776,7 @@ async def test_the_app_is_started_and_stopped() -> None:
     assert seen == ["started", "background", "stopped"]
 
 
-async def test_an_app_that_cannot_start_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failing_app_start_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     app = QuartTrio(__name__)
 
     @app.before_serving
@@ -813,10 +813,10 @@ UPGRADE = [
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
-async def test_an_upgrade_on_a_kept_connection_is_handed_back_as_it_came(
+async def test_upgrade_on_a_keep_alive_connection_is_handed_back(
     site: Site, method: str, headers: list[str]
 ) -> None:
-    """Proxies put WebSockets on connections that they have kept."""
+    """Proxies open WebSockets on connections that they have kept alive."""
     upgrade = raw(method, "/ws/caf%C3%A9?a=b", *headers)
     with trio.fail_after(PATIENCE):
         async with open_client(site) as other, open_client(site) as client:
@@ -876,7 +876,7 @@ async def test_http_2_by_prior_knowledge_is_refused(site: Site) -> None:
         (b"x" * 100_000, 431),
     ],
 )
-async def test_garbage_is_answered_and_the_connection_ended(
+async def test_garbage_is_answered_and_the_connection_closed(
     site: Site, data: bytes, status: int
 ) -> None:
     with trio.fail_after(PATIENCE):
@@ -899,7 +899,7 @@ PARTS = [
 
 @settings(max_examples=150)
 @given(parts=st.lists(st.sampled_from(PARTS) | st.binary(max_size=8), max_size=25))
-async def test_no_bytes_disturb_the_server(parts: list[bytes]) -> None:
+async def test_random_bytes_do_not_harm_the_server(parts: list[bytes]) -> None:
     with trio.fail_after(PATIENCE):
         async with open_site() as site:
             await exchange(site, raw("GET", "/") + b"".join(parts), half_close=True)
@@ -919,8 +919,8 @@ def parameters(function: Callable[..., object]) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def test_the_internals_that_we_override_or_call() -> None:
-    """If this fails after an upgrade, read the new sources before mending it."""
+def test_internals_that_we_use_are_unchanged() -> None:
+    """If this fails after an upgrade, read the new sources before you fix it."""
     assert version("hypercorn").startswith("0.18.")
     assert parameters(TCPServer) == ["app", "config", "context", "state", "stream"]
     assert parameters(TCPServer.run) == ["self"]

@@ -1,4 +1,4 @@
-"""Which answers are given up when too much waits to be sent."""
+"""Which responses are aborted when too much data waits to be sent."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from trio_signal.web.unsent import Answer, Unsent
 
 
 class Budget:
-    """100 bytes for all and 60 for one address; who was cut off, by name."""
+    """100 bytes for all and 60 for one address; records the aborted responses by name."""
 
     def __init__(self) -> None:
         self.cut: list[str] = []
@@ -21,7 +21,7 @@ class Budget:
         return self.unsent.hold(address, size, now, lambda: self.cut.append(name))
 
 
-def test_the_slowest_of_an_address_makes_room() -> None:
+def test_slowest_response_of_an_address_is_aborted() -> None:
     budget = Budget()
     slow, fast = budget.hold("slow", "a", 30), budget.hold("fast", "a", 30)
     budget.hold("elsewhere", "b", 30)
@@ -29,12 +29,12 @@ def test_the_slowest_of_an_address_makes_room() -> None:
     budget.hold("new", "a", 20, now=1)
     assert budget.cut == ["slow"]
     assert budget.counted == 1
-    assert budget.unsent.size == 110  # until what is given up is gone
+    assert budget.unsent.size == 110  # until the aborted response is released
     budget.unsent.release(slow)
     assert budget.unsent.size == 80
 
 
-def test_the_slowest_of_all_makes_room_for_another_address() -> None:
+def test_slowest_response_is_aborted_for_another_address() -> None:
     budget = Budget()
     for address in "ab":
         budget.hold(address, address, 45).sent = ord(address)
@@ -42,7 +42,7 @@ def test_the_slowest_of_all_makes_room_for_another_address() -> None:
     assert budget.cut == ["a"]
 
 
-def test_of_those_that_are_not_taken_at_all_the_greatest_makes_room() -> None:
+def test_largest_unread_response_is_aborted() -> None:
     budget = Budget()
     for size in (10, 30, 20):
         budget.hold(f"{size}", "a", size)
@@ -51,7 +51,7 @@ def test_of_those_that_are_not_taken_at_all_the_greatest_makes_room() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[61], [60, 60, 1]])
-def test_what_cannot_have_room_is_refused(sizes: list[int]) -> None:
+def test_response_that_cannot_fit_is_refused(sizes: list[int]) -> None:
     budget = Budget()
     *before, last = sizes
     for size in before:
@@ -62,7 +62,7 @@ def test_what_cannot_have_room_is_refused(sizes: list[int]) -> None:
     assert budget.unsent.size == sum(before)
 
 
-def test_what_is_released_leaves_nothing_behind() -> None:
+def test_released_response_leaves_nothing_behind() -> None:
     budget = Budget()
     answers = [budget.hold("some", address, 40) for address in "abcde"]
     for answer in answers:

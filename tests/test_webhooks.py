@@ -1,4 +1,4 @@
-"""A site's backend is told what happens: in order, each going once, whatever breaks."""
+"""Webhooks tell a site's backend what happens: in order, every departure once, despite failures."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ VISIT = [
 
 @pytest.fixture(params=["one replica", "three replicas"])
 def replicas(request: pytest.FixtureRequest) -> tuple[int, str]:
-    """How many there are, and their Redis."""
+    """The number of replicas, and their Redis."""
     if request.param == "one replica":
         return 1, ""
     return 3, request.getfixturevalue("redis_url")
@@ -55,7 +55,7 @@ async def run(
             yield service
 
 
-async def test_a_backend_is_told_what_happens_in_its_order(
+async def test_events_are_delivered_in_order(
     replicas: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhooks, "PAUSES", (0.01,) * 50)
@@ -82,7 +82,7 @@ async def test_a_backend_is_told_what_happens_in_its_order(
             assert joined["peer"]["username"] == joined["peer"]["user_id"] == "ann"
             assert joined["peer"]["dialect"] == "mesh"
             assert len(joined["replica"]) == 32
-            # The room begins anew.
+            # A new life of the room.
             async with mesh(service, "cat") as cat:
                 await cat.wait_for("users_in_room")
             await good.until(lambda: len(good.events) == 12)
@@ -90,10 +90,10 @@ async def test_a_backend_is_told_what_happens_in_its_order(
         assert good.duplicates == 0
 
 
-async def test_nothing_is_lost_when_the_receiver_and_the_server_are_away(
+async def test_no_event_is_lost_while_receiver_and_server_are_down(
     replicas: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was not delivered before a stop is delivered by the next server."""
+    """The next server delivers what was not delivered before a stop."""
     monkeypatch.setattr(webhooks, "PAUSES", (0.01,) * 1000)
     async with receive(KEY) as receiver:
         receiver.answer = lambda event: 503
@@ -111,7 +111,7 @@ async def test_nothing_is_lost_when_the_receiver_and_the_server_are_away(
         assert receiver.check_visits() == 1
 
 
-async def test_an_event_is_given_up_and_the_next_ones_are_sent(
+async def test_failing_event_is_dropped_and_the_next_are_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(webhooks, "PAUSES", (0.01,))
@@ -136,7 +136,7 @@ def left(peer_id: str, room: str = "r") -> Left:
     return Left(room, member(peer_id), last=True, peers=0, at=AT, cause=LeaveCause.CLOSED)
 
 
-def test_a_run_that_was_killed_is_ended_by_the_next() -> None:
+def test_next_run_ends_the_visits_of_a_killed_one() -> None:
     journal = make_journal()
     stored: dict[tuple[str, str], Any] = {}
     for event in (joined("ann"), joined("bob"), joined("cat"), left("bob")):
@@ -156,8 +156,8 @@ def test_a_run_that_was_killed_is_ended_by_the_next() -> None:
 
 
 @pytest.mark.parametrize("was_stored", [False, True])
-def test_what_was_not_stored_yet_outlives_a_kill(tmp_path: Path, was_stored: bool) -> None:
-    """Whether it was killed before the commit, or after it and before that was noted."""
+def test_unstored_events_survive_a_kill(tmp_path: Path, was_stored: bool) -> None:
+    """Killed before the commit, or after it but before that was noted."""
     path = tmp_path / "spool"
     journal, spool = make_journal(), Spool(path)
     assert spool.open() == []
@@ -169,7 +169,7 @@ def test_what_was_not_stored_yet_outlives_a_kill(tmp_path: Path, was_stored: boo
 
     note(joined("ann"))
     stored, visits = journal.take()
-    note(left("ann"))  # while that is stored
+    note(left("ann"))  # while the others are stored
     spool.note_stored(len(stored), journal.waiting)
     for event in (joined("bob"), joined("cat"), left("bob")):
         note(event)
@@ -185,9 +185,7 @@ def test_what_was_not_stored_yet_outlives_a_kill(tmp_path: Path, was_stored: boo
     ]
 
 
-def test_the_file_beside_the_database_stays_small(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spool_file_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_signal.webhooks.spool.MOST_BYTES", 2000)
     path = tmp_path / "spool"
     journal, spool = make_journal(), Spool(path)
@@ -198,7 +196,7 @@ def test_the_file_beside_the_database_stays_small(
     for number, event in enumerate(events[:-1]):
         spool.add([event])
         assert path.stat().st_size < 3000
-        if number:  # there is always one that waits
+        if number:  # one event always waits
             spool.note_stored(1, [event])
     assert Spool(path).open() == [events[-2]]
     spool.note_stored(1, [])
@@ -206,7 +204,7 @@ def test_the_file_beside_the_database_stays_small(
     spool.close()
 
 
-def test_of_too_much_the_rooms_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overflow_is_repaired_by_comparing_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_signal.webhooks.journal.MOST_WAITING", 4)
     journal = make_journal()
     for event in (joined("ann"), joined("bob"), joined("cat"), joined("dan"), left("ann")):
@@ -221,7 +219,7 @@ def test_of_too_much_the_rooms_are_compared(monkeypatch: pytest.MonkeyPatch) -> 
     assert [event for _, event in told].count("peer.left") == 1
 
 
-def test_a_signature_is_that_of_standard_webhooks() -> None:
+def test_signature_follows_standard_webhooks() -> None:
     id_, body = "msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}'
     headers = {
         "webhook-id": id_,
@@ -241,7 +239,7 @@ def test_a_signature_is_that_of_standard_webhooks() -> None:
             check_signature(headers | changed, given, secret, now)
 
 
-async def test_announcements_are_told(replicas: tuple[int, str]) -> None:
+async def test_announcements_are_delivered(replicas: tuple[int, str]) -> None:
     async with receive(KEY) as receiver, run(replicas, receiver) as service:
         async with httpx.AsyncClient() as http:
             with trio.fail_after(30):
@@ -255,7 +253,7 @@ async def test_announcements_are_told(replicas: tuple[int, str]) -> None:
         assert (event["room"], event["announcement"]["message"]) == (None, "hello")
 
 
-async def test_webhooks_are_listened_to_for_trying_out() -> None:
+async def test_webhooks_listen_prints_events() -> None:
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
             partial(

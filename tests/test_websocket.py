@@ -44,7 +44,7 @@ LIMIT = 200_000
 
 
 class Parsed(NamedTuple):
-    """What came of some bytes: the messages, and how it failed if it did."""
+    """The result of parsing some bytes: the messages, and the error code if it failed."""
 
     messages: list[Message]
     code: int | None
@@ -62,20 +62,20 @@ def in_bytes(data: bytes) -> Iterator[bytes]:
 
 # What clients may send
 
-#: Around each border between the three ways to write a length.
+#: Around the limits between the three ways to write a length.
 SIZES = [0, 1, 2, 3, 4, 5, 7, 8, 9, 124, 125, 126, 127, 128, 255, 256, 65534, 65535, 65536, 65537]
 
 
 @pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
 @pytest.mark.parametrize("size", SIZES)
-def test_every_size_of_message(opcode: Opcode, size: int) -> None:
+def test_messages_of_every_size(opcode: Opcode, size: int) -> None:
     payload = bytes(range(32, 127)) * (size // 95 + 1)
     payload = payload[:size]
     assert parse(client_frame(opcode, payload)) == ([(opcode, payload)], None)
 
 
 @pytest.mark.parametrize("mask", [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\xff\0\xff", MASK])
-def test_every_mask(mask: bytes) -> None:
+def test_every_mask_is_removed(mask: bytes) -> None:
     assert parse(client_frame(TEXT, "grüß dich".encode(), mask=mask)) == (
         [(Opcode.TEXT, "grüß dich".encode())],
         None,
@@ -84,8 +84,8 @@ def test_every_mask(mask: bytes) -> None:
 
 @pytest.mark.parametrize("opcode", [Opcode.PING, Opcode.PONG])
 @pytest.mark.parametrize("size", [0, 1, 124, 125])
-def test_control_frames(opcode: Opcode, size: int) -> None:
-    # Their payload is any bytes, not text.
+def test_control_frames_are_parsed(opcode: Opcode, size: int) -> None:
+    # The payload is arbitrary bytes, not text.
     payload = b"\xff" * size
     assert parse(client_frame(opcode, payload)) == ([(opcode, payload)], None)
 
@@ -101,11 +101,11 @@ def test_control_frames(opcode: Opcode, size: int) -> None:
         *(code.to_bytes(2) for code in (1001, 1003, 1007, 1011, 1014, 3000, 3999, 4000, 4999)),
     ],
 )
-def test_close_frames(payload: bytes) -> None:
+def test_close_frames_are_parsed(payload: bytes) -> None:
     assert parse(client_frame(CLOSE, payload)) == ([(Opcode.CLOSE, payload)], None)
 
 
-def test_many_frames_at_once() -> None:
+def test_many_frames_at_once_are_parsed() -> None:
     data = client_frame(TEXT, b"one") + client_frame(PING, b"two") + client_frame(BINARY, b"three")
     assert parse(data) == (
         [(Opcode.TEXT, b"one"), (Opcode.PING, b"two"), (Opcode.BINARY, b"three")],
@@ -152,13 +152,13 @@ def test_control_frames_between_fragments_come_first() -> None:
     assert parse(*data) == (expected, None)
 
 
-def test_a_close_frame_between_fragments_counts() -> None:
+def test_close_frame_between_fragments_is_read() -> None:
     first, second = fragmented(TEXT, [b"one ", b"two"])
     assert parse(first + client_close(1001) + second) == ([(Opcode.CLOSE, b"\x03\xe9")], None)
 
 
 def test_one_message_leaves_no_trace_in_the_next() -> None:
-    # Not its fragments, nor its bytes, nor half a character.
+    # Neither fragments, nor bytes, nor half a character.
     data = b"".join(
         (
             *fragmented(TEXT, ["ü".encode()[:1], "ü".encode()[1:]]),
@@ -185,13 +185,13 @@ def test_one_message_leaves_no_trace_in_the_next() -> None:
         bytes((0x81, 0x80 | 127, 0, 0, 0, 0, 0, 0, 0, 2)) + b"\0\0\0\0hi",
     ],
 )
-def test_a_length_longer_than_it_need_be_is_read(frame: bytes) -> None:
+def test_non_minimal_length_is_accepted(frame: bytes) -> None:
     assert parse(frame) == ([(Opcode.TEXT, b"hi")], None)
 
 
-# What they may not
+# What clients may not send
 
-#: Each by what is wrong with it; what stands before it is told in any case.
+#: Each with the reason; messages before it are read in any case.
 VIOLATIONS: list[tuple[int, str, bytes]] = [
     (1002, "not masked", b"\x81\x02hi"),
     (1002, "not masked, and empty", b"\x81\x00"),
@@ -275,7 +275,7 @@ VIOLATIONS: list[tuple[int, str, bytes]] = [
     [(code, data) for code, _, data in VIOLATIONS],
     ids=[name for _, name, _ in VIOLATIONS],
 )
-def test_a_violation_has_its_code(code: int, data: bytes) -> None:
+def test_violation_has_its_code(code: int, data: bytes) -> None:
     before = client_frame(TEXT, b"before")
     assert parse(before + data) == ([(Opcode.TEXT, b"before")], code)
     assert parse(before, *in_bytes(data[:1000]), data[1000:]) == (
@@ -284,7 +284,7 @@ def test_a_violation_has_its_code(code: int, data: bytes) -> None:
     )
 
 
-def test_a_continuation_after_the_last_fragment_is_one_too_many() -> None:
+def test_continuation_after_the_last_fragment_is_an_error() -> None:
     data = b"".join(fragmented(BINARY, [b"x", b"y"])) + client_frame(CONTINUATION, b"z")
     assert parse(data) == ([(Opcode.BINARY, b"xy")], 1002)
 
@@ -308,22 +308,22 @@ def test_nothing_follows_a_violation() -> None:
         (1009, client_frame(TEXT, b"x" * (LIMIT + 1))[:14]),
     ],
 )
-def test_a_violation_is_seen_before_the_payload_comes(code: int, head: bytes) -> None:
+def test_violation_is_detected_before_the_payload_arrives(code: int, head: bytes) -> None:
     assert parse(head) == ([], code)
 
 
-def test_wrong_text_is_seen_before_the_last_fragment_comes() -> None:
+def test_invalid_text_is_detected_before_the_last_fragment() -> None:
     assert parse(client_frame(TEXT, b"\xff", final=False)) == ([], 1007)
 
 
-def test_a_message_may_be_as_big_as_the_limit() -> None:
+def test_message_at_the_size_limit_is_accepted() -> None:
     payload = b"x" * LIMIT
     assert parse(client_frame(TEXT, payload)) == ([(Opcode.TEXT, payload)], None)
     fragments = [payload[: LIMIT // 2], payload[LIMIT // 2 :], b""]
     assert parse(b"".join(fragmented(TEXT, fragments))) == ([(Opcode.TEXT, payload)], None)
 
 
-def test_the_limit_is_for_messages_not_for_the_control_frames_between() -> None:
+def test_size_limit_ignores_control_frames_between_fragments() -> None:
     first, second = fragmented(BINARY, [b"x" * LIMIT, b""])
     ping = client_frame(PING, b"p" * 125)
     assert parse(first + ping + second) == (
@@ -332,11 +332,11 @@ def test_the_limit_is_for_messages_not_for_the_control_frames_between() -> None:
     )
 
 
-# However it is cut
+# Bytes cut anywhere
 
 
 class Sent(NamedTuple):
-    """Bytes, and the messages that are in them."""
+    """Bytes, and the messages in them."""
 
     data: bytes
     messages: list[tuple[Opcode, bytes]]
@@ -355,7 +355,7 @@ controls = st.builds(
 payloads = st.one_of(
     st.tuples(st.just(Opcode.TEXT), st.text(max_size=300).map(str.encode)),
     st.tuples(st.just(Opcode.BINARY), st.binary(max_size=300)),
-    # Long ones are made of few choices, lest Hypothesis draws each byte.
+    # Long texts are built from few choices, so that Hypothesis does not draw every byte.
     st.builds(
         lambda text, times: (Opcode.TEXT, (text * times).encode()),
         st.text(min_size=1, max_size=5),
@@ -387,7 +387,7 @@ def one_message(draw: st.DrawFn) -> Sent:
     return Sent(data, [*messages, (opcode, payload)])
 
 
-#: A violation comes last, or a close frame, or nothing.
+#: The end is a violation, a close frame, or nothing.
 endings = st.sampled_from(
     [
         (b"", [], None),
@@ -398,7 +398,7 @@ endings = st.sampled_from(
 
 
 class Conversation(NamedTuple):
-    """What a client sends, cut anywhere, and what is to come of it."""
+    """What a client sends, cut anywhere, and the expected result."""
 
     pieces: list[bytes]
     expected: Parsed
@@ -419,12 +419,12 @@ def conversations(draw: st.DrawFn) -> Conversation:
 
 
 @given(conversations())
-def test_the_same_messages_however_the_bytes_are_cut(sent: Conversation) -> None:
+def test_messages_do_not_depend_on_how_bytes_are_cut(sent: Conversation) -> None:
     assert parse(*sent.pieces) == sent.expected
 
 
 @given(st.lists(st.binary(max_size=40), max_size=20))
-def test_garbage_is_refused_or_waited_for_but_raises_nothing(pieces: list[bytes]) -> None:
+def test_random_bytes_raise_nothing(pieces: list[bytes]) -> None:
     messages, code = parse(*pieces)
     assert code in {None, 1002, 1007, 1009}
     for message in messages:
@@ -432,8 +432,8 @@ def test_garbage_is_refused_or_waited_for_but_raises_nothing(pieces: list[bytes]
             message.payload.decode()
 
 
-def test_what_waits_for_more_is_small() -> None:
-    # A client that announces much and sends little must not cost more than it sent.
+def test_buffer_of_an_incomplete_message_is_small() -> None:
+    # A client that announces much and sends little must not use more memory than it sent.
     parser = FrameParser(10_000_000)
     parser.feed(client_frame(TEXT, b"x" * 9_000_000)[:1000])
     assert len(parser._buffer) == 1000
@@ -446,13 +446,13 @@ def test_what_waits_for_more_is_small() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_text_frame(size: int) -> None:
+def test_text_frame_is_encoded(size: int) -> None:
     text = b"x" * size
     assert split_frames(text_frame(text)) == ([Frame(TEXT, text)], b"")
 
 
 @pytest.mark.parametrize("payload", [b"", b"p", b"p" * 125])
-def test_a_control_frame(payload: bytes) -> None:
+def test_control_frame_is_encoded(payload: bytes) -> None:
     assert split_frames(control_frame(Opcode.PING, payload)) == ([Frame(PING, payload)], b"")
 
 
@@ -467,7 +467,7 @@ def test_a_control_frame(payload: bytes) -> None:
         ("\U0001f600" * 40, "\U0001f600" * 30),
     ],
 )
-def test_a_close_frame_and_its_reason(reason: str, sent: str) -> None:
+def test_close_frame_truncates_its_reason(reason: str, sent: str) -> None:
     ((frame,), rest) = split_frames(close_frame(1001, reason))
     assert (frame.close_code, frame.close_reason, rest) == (1001, sent, b"")
 
@@ -476,7 +476,7 @@ def test_a_close_frame_and_its_reason(reason: str, sent: str) -> None:
     ("received", "sent"),
     [(b"", b""), (b"\x03\xe8", b"\x03\xe8"), (b"\x0f\xa0because", b"\x0f\xa0")],
 )
-def test_a_close_frame_is_answered_with_its_own_code(received: bytes, sent: bytes) -> None:
+def test_close_reply_repeats_the_code(received: bytes, sent: bytes) -> None:
     assert split_frames(close_reply(received)) == ([Frame(CLOSE, sent)], b"")
 
 
@@ -497,11 +497,11 @@ def test_a_close_frame_is_answered_with_its_own_code(received: bytes, sent: byte
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", False),
     ],
 )
-def test_what_asks_for_a_websocket(head: bytes, expected: bool) -> None:
+def test_upgrade_requests_are_recognized(head: bytes, expected: bool) -> None:
     assert is_upgrade(head) is expected
 
 
-def test_a_handshake_is_accepted() -> None:
+def test_handshake_is_accepted() -> None:
     handshake = Handshake(upgrade_head("/ws/r?x=1"))
     assert handshake.request is not None
     assert handshake.request.path == "/ws/r?x=1"
@@ -524,7 +524,7 @@ def test_a_handshake_is_accepted() -> None:
         ("Bearer", None),
     ],
 )
-def test_a_token_comes_with_the_subprotocol_bearer(offered: str, chosen: str | None) -> None:
+def test_only_subprotocol_bearer_is_chosen(offered: str, chosen: str | None) -> None:
     accepted, data = Handshake(upgrade_head("/ws/r", Sec_WebSocket_Protocol=offered)).accept()
     assert accepted
     assert parse_answer(data).headers.get("sec-websocket-protocol") == chosen
@@ -554,7 +554,7 @@ def test_no_extension_is_negotiated() -> None:
         (upgrade_head("/ws/r").replace(b"/1.1", b"/1.0"), 505),
     ],
 )
-def test_a_bad_handshake_gets_an_answer(head: bytes, status: int) -> None:
+def test_bad_handshake_gets_an_error_response(head: bytes, status: int) -> None:
     accepted, data = Handshake(head).accept()
     answer = parse_answer(data)
     assert (accepted, answer.status) == (False, status)
@@ -581,7 +581,7 @@ def test_a_bad_handshake_gets_an_answer(head: bytes, status: int) -> None:
         b"",
     ],
 )
-def test_a_head_that_cannot_be_read_is_no_request(head: bytes) -> None:
+def test_unreadable_head_gives_no_request(head: bytes) -> None:
     assert Handshake(head).request is None
 
 
@@ -612,7 +612,7 @@ def test_a_head_that_cannot_be_read_is_no_request(head: bytes) -> None:
         upgrade_head("http://127.0.0.1/ws/r"),
     ],
 )
-def test_an_ordinary_handshake_is_read_as_the_library_reads_it(head: bytes) -> None:
+def test_handshakes_are_read_as_by_the_websockets_library(head: bytes) -> None:
     library = ServerProtocol(logger=logging.getLogger("trio_signal.handshake"))
     library.receive_data(head)
     (request,) = library.events_received() or (None,)

@@ -1,4 +1,4 @@
-"""The list of words that pages do without."""
+"""The list of words that the pages avoid."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_words_are_found_outside_of_code(text: str, lines: list[int]) -> None:
     assert [line for line, *_ in check_words.findings(text)] == lines
 
 
-def test_a_page_with_such_words_is_named(
+def test_page_with_such_words_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "docs").mkdir()
@@ -33,7 +33,7 @@ def test_a_page_with_such_words_is_named(
     assert capsys.readouterr().out == "docs/a.md:1: 'yours to run'; rather: you need, you have to\n"
 
 
-def test_sources_are_read_in_docstrings_and_comments_only() -> None:
+def test_only_docstrings_and_comments_of_sources_are_read() -> None:
     source = '"""An edition."""\n\nEDITION = "an edition"  # a nudge\n'
     assert check_words.prose_of(source, ".py") == '"""An edition."""\n\n  # a nudge\n'
     assert check_words.prose_of("-- An edition.\nlocal edition -- a nudge", ".lua") == (

@@ -1,4 +1,4 @@
-"""Workers, as a program that embeds them would have them; real processes."""
+"""Workers, used as an embedding program would use them; real processes."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from trio_signal.config import Settings
 from trio_signal.errors import WorkerError
 from trio_signal.workers import open_workers
 
-#: Seconds for processes to come up or to go.
+#: Time limit for processes to start or end, in seconds.
 PATIENCE = 90.0
 SERVES = re.compile(r"worker (\d+) is ready, process (\d+)")
 AGAIN = re.compile(r"restarting worker \d+ in ([\d.]+) s")
@@ -30,7 +30,7 @@ Found = Callable[[re.Pattern[str]], list[re.Match[str]]]
 
 @pytest.fixture
 def found(caplog: pytest.LogCaptureFixture) -> Found:
-    """What of a kind was logged."""
+    """The log lines that match a pattern."""
     caplog.set_level("INFO", "trio_signal.workers")
 
     def found(pattern: re.Pattern[str]) -> list[re.Match[str]]:
@@ -40,7 +40,7 @@ def found(caplog: pytest.LogCaptureFixture) -> Found:
 
 
 async def wait_found(found: Found, pattern: re.Pattern[str], times: int) -> list[re.Match[str]]:
-    """Wait until so much was logged. It can only be polled."""
+    """Wait until a pattern was logged this often; logs can only be polled."""
     with trio.fail_after(PATIENCE):
         while len(found(pattern)) < times:  # noqa: ASYNC110
             await trio.sleep(0.01)
@@ -59,9 +59,7 @@ def is_gone(process: int) -> bool:
     return False
 
 
-async def test_block_begins_when_all_serve_and_ends_when_all_are_gone(
-    redis_url: str, found: Found
-) -> None:
+async def test_block_starts_and_ends_with_all_workers(redis_url: str, found: Found) -> None:
     with trio.fail_after(PATIENCE):
         async with open_workers(two(redis_url)) as (host, port):
             processes = {match[1]: int(match[2]) for match in found(SERVES)}
@@ -71,7 +69,7 @@ async def test_block_begins_when_all_serve_and_ends_when_all_are_gone(
     assert found(AGAIN) == []
 
 
-async def test_worker_that_dies_is_started_again_later_each_time(
+async def test_dead_worker_is_restarted_after_growing_pauses(
     redis_url: str, found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "BACKOFF", 0.1)
@@ -86,7 +84,7 @@ async def test_worker_that_dies_is_started_again_later_each_time(
             assert not is_gone(other)
 
 
-async def test_worker_that_lived_long_is_started_again_soon(
+async def test_long_lived_worker_is_restarted_soon(
     redis_url: str, found: Found, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "BACKOFF", 0.1)
@@ -99,10 +97,10 @@ async def test_worker_that_lived_long_is_started_again_soon(
             assert [match[1] for match in found(AGAIN)] == ["0.1", "0.1"]
 
 
-async def test_worker_that_cannot_be_started_is_tried_again(
+async def test_failed_worker_start_is_retried(
     redis_url: str, found: Found, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As when there is no memory for a process; here the program is not there."""
+    """As without memory for a process; here the program is missing."""
     program = tmp_path / "python"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     program.chmod(0o755)
@@ -120,8 +118,8 @@ async def test_worker_that_cannot_be_started_is_tried_again(
             assert not is_gone(int(other[2]))
 
 
-async def test_worker_that_does_not_come_up_at_first(tmp_path: Path) -> None:
-    """Its settings are wrong: to try again would not help. The other one ends the same way."""
+async def test_failure_of_the_first_start_is_an_error(tmp_path: Path) -> None:
+    """The settings are wrong: a retry would not help. The other worker ends the same way."""
     async with open_redis_server(tmp_path, requirepass="secret") as redis:
         with pytest.raises(ExceptionGroup) as caught, trio.fail_after(PATIENCE):
             async with open_workers(two(redis.url)):
@@ -129,7 +127,7 @@ async def test_worker_that_does_not_come_up_at_first(tmp_path: Path) -> None:
     assert caught.value.split(WorkerError)[1] is None
 
 
-async def test_port_that_is_taken(redis_url: str) -> None:
+async def test_taken_port_is_an_error(redis_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
@@ -141,8 +139,8 @@ async def test_port_that_is_taken(redis_url: str) -> None:
     assert line.startswith(f"trio-signal: cannot serve on 127.0.0.1:{port}: ")
 
 
-async def test_port_that_other_workers_share(redis_url: str) -> None:
-    """They would get a part of each other's connections."""
+async def test_port_of_other_workers_is_an_error(redis_url: str) -> None:
+    """Otherwise both would receive some of each other's connections."""
     port = free_port()
     with trio.fail_after(PATIENCE):
         async with open_workers(two(redis_url, port)):

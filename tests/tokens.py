@@ -1,4 +1,4 @@
-"""Tokens and keys for the tests, and a server that has a key set."""
+"""Tokens and keys for the tests, and a server for a key set."""
 
 import json
 import time
@@ -20,7 +20,7 @@ SECRET = "a secret of the tests, with 32 bytes or more"
 
 @cache
 def private_key(algorithm: str, number: int = 0) -> PrivateKey:
-    """A key for each algorithm, and others by number."""
+    """A key for each algorithm; other numbers give other keys."""
     match algorithm:
         case "RS256":
             return rsa.generate_private_key(65537, 2048)
@@ -48,7 +48,7 @@ def private_pem(key: PrivateKey) -> str:
 
 
 def jwk(key: PrivateKey, kid: str | None = None, **more: Any) -> dict[str, Any]:
-    """A key's public half, as it stands in a key set."""
+    """A key's public half, in the format of a key set."""
     match key:
         case rsa.RSAPrivateKey():
             found = RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
@@ -67,7 +67,7 @@ def make_token(
     kid: str | None = None,
     **claims: Any,
 ) -> str:
-    """A token that is good for an hour; a claim that is `...` is left out."""
+    """A token that is valid for an hour; a claim with the value `...` is left out."""
     said = {"sub": sub, "exp": int(time.time()) + 3600, **claims}
     said = {claim: value for claim, value in said.items() if value is not ...}
     head = {} if kid is None else {"kid": kid}
@@ -75,16 +75,16 @@ def make_token(
 
 
 class KeyServer:
-    """What answers at the URL of a key set; can be changed, and be down."""
+    """The server at the URL of a key set; it can change, and fail."""
 
     def __init__(self, *keys: dict[str, Any]) -> None:
         self.url = ""
         self.keys = list(keys)
-        #: What is said instead of the keys.
+        #: Sent instead of the keys.
         self.body: bytes | None = None
         self.status = "200 OK"
         self.asked = 0
-        #: Answers wait for it.
+        #: Responses wait for this.
         self.open = trio.Event()
         self.open.set()
 

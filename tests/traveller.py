@@ -1,4 +1,4 @@
-"""A client that comes back as the same peer, without I/O: it counts, and keeps what may be lost."""
+"""A client that resumes as the same peer, without I/O; it keeps unconfirmed messages."""
 
 from collections import deque
 from typing import Any
@@ -7,33 +7,33 @@ UNCOUNTED = {"auth_required", "auth_success", "resumed", "not_resumed", "pong", 
 
 
 class Traveller:
-    """One client; it says numbers, and notes those that it hears.
+    """One client; it sends numbers, and records the numbers it receives.
 
-    It is given what the server says, and asked what to say. What is lost it does not know.
+    It is given the server's messages, and asked for its own. It does not know what is lost.
     """
 
     def __init__(self, name: str, to: str | None = None, **claims: Any) -> None:
         self.name = name
-        #: Whom it tells its numbers; all if nobody.
+        #: The receiver of its numbers; everybody if None.
         self.to = to
         self.claims = {"token": name, "clientId": name, "username": name, **claims}
         self.session: str | None = None
-        #: What it said and got in this session, as far as it counts.
+        #: Counted messages sent and received in this session.
         self.said = self.got = 0
-        #: What is not confirmed, the oldest first.
+        #: Unconfirmed messages, oldest first.
         self.kept: deque[dict[str, Any]] = deque()
         self.number = 0
         self.heard: list[int] = []
-        #: All that it heard besides numbers, in the last connection.
+        #: Types of all other messages received on the last connection.
         self.types: list[str] = []
-        #: Why it could not resume.
+        #: The reasons of failed resumes.
         self.refusals: list[str] = []
         self.resumes = 0
-        #: Whether the handshake is over: until then what it says is only kept.
+        #: Whether the handshake is done; until then its messages are only kept.
         self.is_in = False
 
     def hello(self) -> dict[str, Any]:
-        """What it says first on a connection."""
+        """The first message on a connection."""
         self.types.clear()
         self.is_in = False
         if self.session is None:
@@ -41,7 +41,7 @@ class Traveller:
         return {"type": "auth_token", **self.claims, "session": self.session, "received": self.got}
 
     def say(self, **fields: Any) -> dict[str, Any]:
-        """The next number; or anything else, which counts as well."""
+        """The next number, or any other message, which is counted as well."""
         if not fields:
             self.number += 1
             fields = {"type": "message", "data": self.number} | ({"to": self.to} if self.to else {})
@@ -53,7 +53,7 @@ class Traveller:
         return {"type": "ping", "received": self.got}
 
     def hear(self, message: dict[str, Any]) -> list[dict[str, Any]]:
-        """Take in a message; what to say to it."""
+        """Process a message; return the messages to send in response."""
         type_ = message["type"]
         self.got += type_ not in UNCOUNTED
         match type_:

@@ -1,8 +1,7 @@
-"""What one client knows of a room: only what it was told, in its own dialect.
+"""What one client knows about a room: only what it received, in its own dialect.
 
-A view refuses what can follow from nothing that was told before: somebody
-who joins twice, who leaves without having joined, or who leaves while live.
-Whether it is the right view, `differs` says, which is given the truth.
+A view refuses messages that contradict earlier ones: somebody who joins twice, who leaves
+without having joined, or who leaves while live. `differs` compares the view with the truth.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,22 +11,22 @@ from tests.clients import Message
 
 
 class Truth(NamedTuple):
-    """One peer in a room, as somebody knows it who knows everything."""
+    """The true state of one peer in a room."""
 
-    #: What the peer is called; no two in a room have the same name.
+    #: The peer's name; no two peers in a room have the same one.
     name: str
     peer_id: str
     user_id: str
     media: str | None
-    #: It was live at some time since it came.
+    #: It was live at some time since it joined.
     was_live: bool
 
 
 class View(Protocol):
-    """One room, as one client was told of it."""
+    """One room, as one client sees it."""
 
     def hear(self, message: Message) -> None:
-        """Take in what was said; raises AssertionError if it cannot be true."""
+        """Process a message; raises AssertionError if it cannot be true."""
         ...
 
     def differs(self, me: Truth, others: Sequence[Truth]) -> str:
@@ -36,13 +35,13 @@ class View(Protocol):
 
 
 class Presence:
-    """Who is here and who is live, and what may be told of them."""
+    """Who is here and who is live, and which events are possible."""
 
     def __init__(self, here: Iterable[str]) -> None:
         listed = list(here)
         self.here = set(listed)
         assert len(listed) == len(self.here), f"listed twice: {listed}"
-        #: And with which media.
+        #: Peer to media.
         self.live: dict[str, str] = {}
 
     def join(self, who: str) -> None:
@@ -76,7 +75,7 @@ def live_users(peers: Iterable[Truth]) -> set[str]:
 
 
 class RoomView:
-    """Dialect `room`: users. Nothing is told of the own user but its broadcasts."""
+    """Dialect `room`: users. About the own user, only broadcasts are reported."""
 
     def __init__(self, room_id: str, user_id: str) -> None:
         self.room_id = room_id
@@ -84,12 +83,12 @@ class RoomView:
         self.told: Presence | None = None
         #: `active-broadcasts` follows `room_state` at once, or not at all.
         self._fresh = False
-        #: Whether another tab of this user is live; None if that was not told.
+        #: Whether another tab of this user is live; None if unknown.
         self.tab_is_live: bool | None = False
         self._stops_asked = 0
 
     def asked_to_stop(self) -> None:
-        """The answer is `broadcast-stopped`, also when another tab stays live."""
+        """The answer is `broadcast-stopped`, even if another tab stays live."""
         self._stops_asked += 1
 
     def hear(self, message: Message) -> None:
@@ -106,10 +105,10 @@ class RoomView:
                 assert fresh, "active-broadcasts comes right after room_state"
                 self._take_broadcasters(self.told, message)
             case "user_joined":
-                assert message["user_id"] != self.user_id, "told of itself"
+                assert message["user_id"] != self.user_id, "received its own event"
                 self.told.join(message["user_id"])
             case "user_left":
-                assert message["user_id"] != self.user_id, "told of itself"
+                assert message["user_id"] != self.user_id, "received its own event"
                 self.told.leave(message["user_id"])
             case "broadcast-started" if message["user_id"] == self.user_id:
                 self.tab_is_live = True
@@ -150,18 +149,18 @@ class RoomView:
 
 
 class LiveView:
-    """Dialect `live`: users, and nothing at all of the own one."""
+    """Dialect `live`: users, and nothing at all about the own one."""
 
     def __init__(self, room_id: str, user_id: str) -> None:
         self.room_id = room_id
         self.user_id = user_id
         self.told: Presence | None = None
-        #: Who is live has been asked for, and told.
+        #: It has asked who is live, and received the answer.
         self._knows_live = False
         self._twice: set[str] = set()
 
     def surprises(self) -> set[str]:
-        """Users that went live twice since this was last asked.
+        """Users that went live twice since the last call.
 
         That may be right when one of two tabs changes its media.
         """
@@ -178,7 +177,7 @@ class LiveView:
             self._take_live(self.told, message["peers"])
             return
         user_id = message["user_id"]
-        assert user_id != self.user_id, "told of itself"
+        assert user_id != self.user_id, "received its own event"
         match message["type"]:
             case "user_joined":
                 self.told.join(user_id)
@@ -202,15 +201,15 @@ class LiveView:
         if self.told is None:
             self.told = entered
         else:
-            assert entered.here == self.told.here, "joined_room is not what was told before"
+            assert entered.here == self.told.here, "joined_room contradicts earlier events"
 
     def _take_live(self, told: Presence, peers: list[Message]) -> None:
         live = {peer["user_id"]: peer["media_type"] for peer in peers}
         assert len(live) == len(peers), "listed twice"
-        assert self.user_id not in live, "told of itself"
+        assert self.user_id not in live, "lists itself"
         assert live.keys() <= told.here, "live without having joined"
         if self._knows_live:
-            assert live.keys() == told.live.keys(), "live_peers is not what was told before"
+            assert live.keys() == told.live.keys(), "live_peers contradicts earlier events"
         told.live = live
         self._knows_live = True
 
@@ -222,14 +221,14 @@ class LiveView:
 
 
 class MeshView:
-    """Dialect `mesh`: peers; the other tabs of the own user are like any other."""
+    """Dialect `mesh`: peers; other tabs of the own user are peers like any other."""
 
     def __init__(self, room_id: str, client_id: str) -> None:
         self.room_id = room_id
         self.client_id = client_id
         self.told: Presence | None = None
         self._fresh = False
-        #: What each peer that is or was here is called, and who is or was called so.
+        #: The names of all peers that are or were here, and the ids of those names.
         self._names: dict[str, str] = {}
         self.ids: dict[str, str] = {}
 
@@ -272,7 +271,7 @@ class MeshView:
             told.start(self._other(broadcaster), broadcaster["media_type"])
 
     def _meet(self, message: Message) -> str:
-        assert message["client_id"] != self.client_id, "told of itself"
+        assert message["client_id"] != self.client_id, "received its own event"
         self._names[message["client_id"]] = message["username"]
         self.ids[message["username"]] = message["client_id"]
         return self._other(message)
@@ -295,25 +294,25 @@ class MeshView:
 
 
 class StreamView:
-    """Dialect `stream`: a count; to the broadcaster the viewers, to a viewer little else."""
+    """Dialect `stream`: a count; viewers for the broadcaster, and little else for a viewer."""
 
     def __init__(self, stream_id: str) -> None:
         self.stream_id = stream_id
         self.count = 0
         self._is_broadcaster = False
-        #: The peers that the broadcaster has been told to make offers to.
+        #: The peers to which the broadcaster should make offers.
         self._viewers: set[str] = set()
-        #: A newer broadcaster has thrown this one out.
+        #: A newer broadcaster has replaced this one.
         self.taken = False
-        #: The surprises since they were last asked for.
+        #: The surprises since the last call.
         self._twice: set[str] = set()
         self._never: set[str] = set()
-        #: Whether a broadcast of another peer goes on; None if that was not told.
+        #: Whether another peer is broadcasting; None if unknown.
         self._ready: bool | None = None
         self._ends_asked = 0
 
     def asked_to_broadcast(self) -> None:
-        """All viewers are told anew. That this ends an older broadcast is not told here."""
+        """All viewers are announced again. The end of an older broadcast is not announced here."""
         self._is_broadcaster = True
         self._viewers = set()
         self._ready = None
@@ -323,7 +322,8 @@ class StreamView:
         self._ends_asked += 1
 
     def surprises(self) -> tuple[set[str], set[str]]:
-        """Viewers that joined twice and that left without having joined since last asked.
+        """Viewers that joined twice, and those that left without having joined, since the last
+        call.
 
         Either may be right: a viewer may ask again, and be live itself for a while.
         """
@@ -349,7 +349,7 @@ class StreamView:
                 self._is_broadcaster = False
                 self._ready = None
             case "error" if message["code"] == "stream_taken":
-                assert self._is_broadcaster, "a viewer has nothing that could be taken"
+                assert self._is_broadcaster, "a viewer has no stream to lose"
                 self.taken = True
             case "error":
                 assert message["code"] == "not_allowed", message
@@ -358,19 +358,19 @@ class StreamView:
                 raise AssertionError(f"unexpected: {other}")
 
     def _admit(self, viewer_id: str) -> None:
-        assert self._is_broadcaster, "a viewer is told of viewers"
+        assert self._is_broadcaster, "a viewer was told about viewers"
         if viewer_id in self._viewers:
             self._twice.add(viewer_id)
         self._viewers.add(viewer_id)
 
     def _dismiss(self, viewer_id: str) -> None:
-        assert self._is_broadcaster, "a viewer is told of viewers"
+        assert self._is_broadcaster, "a viewer was told about viewers"
         if viewer_id not in self._viewers:
             self._never.add(viewer_id)
         self._viewers.discard(viewer_id)
 
     def _end(self) -> None:
-        assert self._ends_asked, "an answer to nothing"
+        assert self._ends_asked, "an answer without a request"
         self._ends_asked -= 1
 
     def differs(self, me: Truth, others: Sequence[Truth]) -> str:
@@ -383,7 +383,7 @@ class StreamView:
         return found
 
     def _viewers_differ(self, others: Sequence[Truth]) -> str:
-        """Those that were live beside the broadcaster need not be viewers."""
+        """Peers that were live beside the broadcaster need not be viewers."""
         may = {peer.peer_id for peer in others}
         must = {peer.peer_id for peer in others if not peer.was_live}
         if must <= self._viewers <= may:

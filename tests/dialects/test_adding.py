@@ -112,8 +112,8 @@ def test_a_new_dialects_page_is_checked_against_its_code(monkeypatch: pytest.Mon
     page = SHOUT_PAGE
     monkeypatch.setattr(test_docs, "page_of", lambda dialect: page)
     checks = {
-        "| `say` | `text` |": test_docs.test_page_has_each_message_to_the_server,
-        "| `shout` | `text` |": test_docs.test_page_has_each_message_to_the_client,
+        "| `say` | `text` |": test_docs.test_page_documents_messages_to_the_server,
+        "| `shout` | `text` |": test_docs.test_page_documents_messages_to_the_client,
     }
     for row, check in checks.items():
         page = SHOUT_PAGE
