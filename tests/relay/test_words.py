@@ -118,6 +118,11 @@ def test_peer_connections_are_identified_by_certificate() -> None:
     assert words.fingerprints("v=0") == frozenset()
 
 
+def test_a_description_may_lack_ice_credentials() -> None:
+    assert words.has_credentials("v=0\r\na=ice-ufrag:BDfr\r\na=ice-pwd:0vaQg\r\n")
+    assert not words.has_credentials("v=0\r\na=ice-ufrag:(null)\r\na=ice-pwd:(null)\r\n")
+
+
 def test_every_room_has_its_own_number_and_pin() -> None:
     (one, pin, creation), (other, other_pin, _) = words.new_room(5), words.new_room(5)
     assert one != other

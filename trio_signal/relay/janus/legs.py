@@ -28,6 +28,9 @@ from trio_signal.relay.janus.words import Feed, Message
 #: Seconds for a broadcaster that has closed its peer connection to offer again; otherwise it is
 #: gone.
 COMES_BACK = 3.0
+#: Seconds from the end of a peer connection until Janus has closed its ICE agent, which it does
+#: later and does not report (`nice_agent_close_async` in its `ice.c`).
+_CLOSING = 0.1
 #: Seconds for an announced broadcast to appear.
 PUBLISHED_WITHIN = 1.0
 #: Seconds after a broadcast within which all replicas detach the handles of its viewers.
@@ -47,9 +50,11 @@ def in_time() -> Iterator[None]:
 
 
 def _description(message: Message, kind: str) -> str:
-    """The SDP in an answer; raises RelayError if there is none of this kind."""
+    """The SDP in an answer; raises RelayError if there is none of this kind, or it is no use."""
     if message.jsep is None or message.jsep.type != kind:
         raise RelayError(f"the media server has sent no {kind}")
+    if not words.has_credentials(message.jsep.sdp):
+        raise RelayError(f"the {kind} of the media server has no ICE credentials")
     return message.jsep.sdp
 
 
@@ -124,6 +129,8 @@ class JanusIngest(_Side, Ingest):
         self._publishing: frozenset[str] | None = None
         #: Set when the previous peer connection is gone, if a task waits for that.
         self._gone: trio.Event | None = None
+        #: When the last peer connection ended (Trio's clock).
+        self._ended = float("-inf")
 
     async def offer(self, sdp: str) -> str:
         """Publish, or change what is published; a new peer connection replaces the old one."""
@@ -159,11 +166,13 @@ class JanusIngest(_Side, Ingest):
             await self._handle.ask({"request": "unpublish"})
             await self._gone.wait()
             self._gone = None
+        # Until Janus has closed the previous ICE agent, it may mix up both.
+        await trio.sleep_until(self._ended + _CLOSING)
         self._publishing = words.fingerprints(sdp)
         return await self._handle.ask({"request": "publish"}, offer=sdp)
 
     def _hung_up(self, reason: str) -> None:
-        self._publishing = None
+        self._publishing, self._ended = None, trio.current_time()
         if self._gone is not None:
             self._gone.set()
         elif reason == words.CLOSED_BY_BROWSER:

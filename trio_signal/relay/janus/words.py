@@ -250,6 +250,11 @@ def _is_short(text: str) -> bool:
     return len(text) <= _MAX_CANDIDATE and text.isascii()
 
 
+def has_credentials(sdp: str) -> bool:
+    """Whether a description has ICE credentials: Janus writes `(null)` if its ICE agent is gone."""
+    return "a=ice-ufrag:(null)" not in sdp
+
+
 def fingerprints(sdp: str) -> frozenset[str]:
     """The fingerprints of the certificates; each peer connection of a browser has its own."""
     return frozenset(text.lower() for text in _FINGERPRINT.findall(sdp))
