@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio._core._run import GLOBAL_RUN_CONTEXT
 
 from tests.clients import PATIENCE, Client, Message, Service, open_client, settle
 from tests.conftest import Serve
@@ -527,6 +528,8 @@ TRIOS = (trio.Nursery, trio.lowlevel.Task)
 
 def take_census() -> Counter[str]:
     """Count the objects in this process that come with connections."""
+    # Trio keeps up to a thousand expired deadlines, with their scopes.
+    GLOBAL_RUN_CONTEXT.runner.deadlines._prune()
     gc.collect()
     objects = gc.get_objects()
     census = Counter(type(thing).__name__ for thing in objects if isinstance(thing, OURS + TRIOS))
@@ -579,6 +582,8 @@ async def wait_until_gone(census: Counter[str]) -> None:
 
 
 VISITS = 80 * EFFORT
+#: Bytes that caches, pools, buffers and threads may take beside that on a busy machine.
+CACHES = 100_000
 
 
 @pytest.fixture
@@ -600,10 +605,9 @@ async def test_hundreds_of_visits_leave_no_objects_behind(service: Service) -> N
     after, _ = tracemalloc.get_traced_memory()
     # What the servers did at the start, such as a database query, may have ended since.
     assert not take_census() - before
-    # Trio keeps some expired deadlines with their scopes: 160 bytes each. A connection takes
-    # several thousand bytes, and one dict entry with its key and value more than 200; a leak of
-    # either in each visit would exceed this limit.
-    assert after - warm < 200 * VISITS
+    # A leaked connection takes several thousand bytes. With EFFORT=10, 300 bytes in each visit, as
+    # for a dict entry with its key and value, would exceed this limit as well.
+    assert after - warm < 150 * VISITS + CACHES
 
 
 async def test_ended_connection_is_freed_at_once(serve: Serve) -> None:
