@@ -221,17 +221,19 @@ class Recovery:
     async def _compare(self, room_id: str) -> int:
         """Mark a room stale if the directory differs; return how many members that has."""
         feed = self._feeds.get(room_id)
-        if self._lease.is_patient or room_id in self._feeds.stale or room_id in self._awaited:
+        if self._lease.is_patient:
             return 0
-        if feed is not None and not feed.room.numbering.in_step:
-            return 0
+        # A stale room is read all the same: a restore removes members only of replicas that have
+        # been without a lease for a while.
+        is_stale = room_id in self._feeds.stale or room_id in self._awaited
+        is_stale |= feed is not None and not feed.room.numbering.in_step
         before = _Before.of(feed) if feed is not None else None
         try:
             directory = await self._directory.ask(room_id)
         except ResponseError:
             self._feeds.mark_stale(room_id)
             return 0
-        if self._lease.is_patient or self._feeds.get(room_id) is not feed:
+        if is_stale or self._lease.is_patient or self._feeds.get(room_id) is not feed:
             return directory.size
         if feed is None or before is None:
             is_other = any(m.replica == self._directory.replica for m in directory.members)
