@@ -288,7 +288,25 @@ async def write_for_scripts_in_place(redis: Redis, room: str) -> None:
     await redis.hset(f"{room}:members", "ann", spoilt)
 
 
-@pytest.mark.parametrize("spoil", [write_twice, write_for_scripts, write_for_scripts_in_place])
+async def delete_live(redis: Redis, room: str) -> None:
+    await redis.delete(f"{room}:live")
+
+
+async def add_live(redis: Redis, room: str) -> None:
+    await redis.sadd(f"{room}:live", "bob", "x", b"\xff")
+
+
+async def overwrite_live(redis: Redis, room: str) -> None:
+    await redis.set(f"{room}:live", "x")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(write_twice, write_for_scripts, write_for_scripts_in_place),
+        *(delete_live, add_live, overwrite_live),
+    ],
+)
 async def test_a_room_is_put_right(
     redis_url: str, spoil: Callable[[Redis, str], Awaitable[None]]
 ) -> None:

@@ -112,8 +112,8 @@ class Record(NamedTuple):
     members: tuple[Member, ...]
     #: How many records there are, including unusable ones.
     size: int
-    #: Whether all records are such members, each in its place, and the room is listed in the other
-    #: keys.
+    #: Whether all records are such members, each in its place, and the other keys have the room and
+    #: those of the members that are live.
     is_sound: bool
 
 
@@ -199,9 +199,10 @@ class Directory:
 
     async def ask(self, room_id: str) -> Record:
         """Read a room from Redis."""
-        members_key, _, seq_key, *lists = self.room_keys(room_id)
-        keys = [members_key, seq_key, self.key("replicas"), *lists]
-        seq, records, names, is_listed, is_owned = await self.scripts.snapshot(keys, [room_id])
+        members_key, live_key, seq_key, *lists = self.room_keys(room_id)
+        keys = [members_key, seq_key, self.key("replicas"), *lists, live_key]
+        reply = await self.scripts.snapshot(keys, [room_id])
+        seq, records, names, is_listed, is_owned, live = reply
         members = self.read_members(room_id, records)
         leased = {name.decode(errors="replace") for name in names}
         unleased = {m.replica for m in members} - leased
@@ -217,7 +218,9 @@ class Directory:
         is_lost = not is_listed if members else False
         is_lost |= not is_owned and any(m.replica == self.replica for m in members)
         peer_ids = {m.peer_id for m in answered}  # one that is there twice is once in a wrong place
-        is_sound = len(peer_ids) == len(records) and not is_lost
+        is_sound = len(peer_ids) == len(records) and not is_lost and live is not None
+        if is_sound:
+            is_sound = {m.peer_id.encode() for m in answered if m.live} == set(live)
         return Record(seq, answered, len(records), is_sound)
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
