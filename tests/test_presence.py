@@ -325,6 +325,22 @@ def test_a_second_snapshot_changes_nothing() -> None:
     assert here.others == {}
 
 
+def test_two_names_of_one_user_are_told_once() -> None:
+    here = here_with(member("p", user="u"), member("q", user="u"))
+    p, q = member("p", user="u", name="Bea"), member("q", user="u", name="Cid")
+    for seq, told in (11, [renamed(q, "Ann")]), (12, []):
+        here.numbering.lose_step()
+        assert here.catch_up(Snapshot(seq, (p, q))) == told
+        assert here.others == by_peer([p, q])
+
+
+def test_a_snapshot_has_also_what_is_not_told() -> None:
+    here = here_with(replace(member(live=VIDEO), dialect="x", subject="x", session="x", wire=9))
+    here.numbering.lose_step()
+    assert here.catch_up(Snapshot(11, (member(live=VIDEO),))) == []
+    assert here.others == by_peer([member(live=VIDEO)])
+
+
 def test_a_snapshot_from_before_step_was_lost_is_too_old() -> None:
     here = Here()
     asked = here.numbering.losses

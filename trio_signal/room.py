@@ -341,8 +341,9 @@ class Room:
             for event in reconcile(self.id, old, new, at):
                 events += self.apply(event)
             for peer_id, member in new.items():
-                if peer_id in old and member.replica != self.members[peer_id].replica:
-                    self.move(member)
+                if member is not old.get(peer_id):
+                    # Events give all peers of a user one name, and leave out where a member is.
+                    self._put(replace(member, live=self.members[peer_id].live))
             self._sort_live()
         else:
             self.restore(new.values())

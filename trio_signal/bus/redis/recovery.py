@@ -6,7 +6,7 @@ sends the difference to the room's peers here.
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -282,15 +282,7 @@ def _differs(feed: Feed, before: _Before, directory: Record, echoed: float) -> b
     # Those that came meanwhile, as a session does that moves here, are in the room by now.
     expected = before.members.keys() | before.entering | room.own.keys()
     return (
-        _essence(others) != _essence(known)
+        others != known
         or not own.keys() <= expected
         or any(own.get(p) != m for p, m in before.members.items() if room.own.get(p) is m)
     )
-
-
-def _essence(members: Mapping[str, Member]) -> dict[str, tuple[object, ...]]:
-    """The fields of members that peers receive."""
-    return {
-        peer_id: (m.replica, m.joined_at, m.live, m.user_id, m.username, m.avatar_url)
-        for peer_id, m in members.items()
-    }
