@@ -357,6 +357,8 @@ async def differences(cluster: Cluster, visitors: list[Visitor]) -> str:
         status = (await replica.get("/readyz"))["status"]
         if status != "ready":
             wrong.append(status)
+    if wrong:
+        wrong.append(f"the truth: {everybody}, live {live}")
     return "; ".join(wrong)
 
 

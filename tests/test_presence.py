@@ -1,9 +1,10 @@
 """A replica's room, whatever happens to changes and snapshots from the directory."""
 
+from collections.abc import Callable
 from enum import Enum, auto
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from tests.presence_model import (
     OTHERS,
     OURS,
     ROOM,
+    Audience,
     Directory,
     OurReplica,
     by_peer,
@@ -28,6 +30,7 @@ from trio_signal.messages.events import (
     Joined,
     Left,
     RoomEvent,
+    Routed,
     StopCause,
     StoppedLive,
 )
@@ -320,6 +323,22 @@ def test_second_snapshot_changes_nothing() -> None:
     assert here.others == {}
 
 
+def test_two_names_of_one_user_are_told_once() -> None:
+    here = here_with(member("p", user="u"), member("q", user="u"))
+    p, q = member("p", user="u", name="Bea"), member("q", user="u", name="Cid")
+    for seq, told in (11, [renamed(q, "Ann")]), (12, []):
+        here.numbering.lose_step()
+        assert here.catch_up(Snapshot(seq, (p, q))) == told
+        assert here.others == by_peer([p, q])
+
+
+def test_snapshot_sets_fields_that_are_not_told() -> None:
+    here = here_with(replace(member(live=VIDEO), dialect="x", subject="x", session="x", wire=9))
+    here.numbering.lose_step()
+    assert here.catch_up(Snapshot(11, (member(live=VIDEO),))) == []
+    assert here.others == by_peer([member(live=VIDEO)])
+
+
 def test_snapshot_requested_before_losing_step_is_ignored() -> None:
     here = Here()
     asked = here.numbering.losses
@@ -474,6 +493,68 @@ def test_peer_admitted_without_redis_is_given_back() -> None:
     assert here.catch_up(snapshot) == []
     assert here.others == by_peer([member("p")])
     assert here.room.own.keys() == {"me"}
+
+
+# Junk: anybody may publish changes and write records
+
+
+def test_forged_join_does_not_make_a_peer_live() -> None:
+    here = here_with(member("p", live=VIDEO))
+    again = Joined(ROOM, member("p", live=VIDEO), first=False, peers=0, at=AT)
+    assert here.follow(change(11, again)) == [stopped(member("p"), StopCause.REPLACED)]
+    here.numbering.lose_step()
+    assert here.catch_up(Snapshot(11, (member("p", live=VIDEO),))) == [
+        went_live(member("p", live=VIDEO))
+    ]
+
+
+@pytest.mark.parametrize("event", [went_live(member()), Routed(ROOM, member(), AT)])
+def test_broadcast_events_without_a_broadcast_are_not_told(event: RoomEvent) -> None:
+    assert here_with(member()).follow(change(11, event)) == []
+
+
+FORGED: list[Callable[[Member], RoomEvent]] = [
+    lambda who: Joined(ROOM, who, first=False, peers=0, at=AT),
+    lambda who: Left(ROOM, who, last=False, peers=0, at=AT),
+    lambda who: StoppedLive(ROOM, who, last=False, cause=StopCause.STOPPED, at=AT),
+    lambda who: Routed(ROOM, who, AT),
+    lambda who: renamed(who, "Ann"),
+    went_live,
+]
+someone = st.builds(
+    member,
+    st.sampled_from(["p", "q", "me"]),
+    st.sampled_from(OTHERS),
+    user=st.sampled_from(["u", "v"]),
+    name=st.sampled_from(["Ann", "Bea"]),
+    live=st.sampled_from([None, VIDEO, AUDIO, VIDEO_AGAIN, EXCLUSIVE]),
+    joined_at=st.sampled_from(["", LATER]),
+)
+#: A change reports something about a member, or moves one. Or somebody writes these records.
+forgeries = st.tuples(st.none() | st.sampled_from(FORGED), someone)
+records = st.lists(someone, max_size=3)
+
+
+@settings(max_examples=500)
+@given(st.lists(forgeries | records, max_size=8))
+def test_peers_are_told_the_room_state_despite_forgeries(
+    junk: list[tuple[Callable[[Member], RoomEvent] | None, Member] | list[Member]],
+) -> None:
+    room, audience = here_with().room, Audience()
+    audience.begin(room.members.values())
+    for seq, each in enumerate(junk, 11):
+        if isinstance(each, list):
+            room.numbering.lose_step()
+            events = room.catch_up(Snapshot(seq, tuple(each)), room.numbering.losses, AT)
+        else:
+            forge, who = each
+            event, moved = (forge(who), None) if forge else (None, who)
+            events = room.follow(Change(seq, who.replica, event, moved))
+        audience.hear(events)
+        if not room.own:  # the last of ours was taken over
+            break
+        told = {peer_id: bool(live) for peer_id, live in audience.live.items()}
+        assert told == {peer_id: bool(who.live) for peer_id, who in room.members.items()}
 
 
 # Random sequences

@@ -110,13 +110,14 @@ def test_replaced_peer_may_belong_to_another_user() -> None:
     assert room.leave("p", AT) == [Left("r", member("p", "bob"), last=True, peers=0, at=AT)]
 
 
-def test_moved_peer_may_belong_to_another_user() -> None:
+def test_moving_changes_nothing_that_peers_know() -> None:
     room = Room("r", "here")
-    room.restore([member("p", "ann"), member("q", "ann")])
-    room.move(replace(member("p", "bob"), replica="elsewhere"))
-    assert room.users == 2
-    assert room.first_of("ann", "mesh") == member("q", "ann")
-    assert room.leave("q", AT) == [Left("r", member("q", "ann"), last=True, peers=1, at=AT)]
+    room.restore([on_air(member("p", "ann")), member("q", "ann")])
+    room.move(replace(member("p", "bob"), replica="elsewhere", session="tag"))
+    moved = replace(on_air(member("p", "ann")), replica="elsewhere", session="tag")
+    assert room.members["p"] == moved
+    assert room.live == (moved,)
+    assert room.users == 1
 
 
 # Broadcasting

@@ -279,7 +279,8 @@ class Room:
         match event:
             case Joined(member=member):
                 self.entered.discard(member.peer_id)
-                return self.join(member, event.at)
+                # Peers do not learn from this event that it is live, only from `WentLive`.
+                return self.join(replace(member, live=None), event.at)
             case ProfileChanged():
                 self.apply_profile(event)
             case Rejoined():  # the number of peers as this replica knows it
@@ -294,17 +295,22 @@ class Room:
                 return self.route(member.peer_id, route, event.at)
             case StoppedLive(member=member):
                 return self.stop_live(member.peer_id, event.at, event.cause)
+            case WentLive() | Routed():  # without a broadcast: it is not true
+                return []
         return [event]
 
     def move(self, member: Member) -> None:
-        """Move a member to another replica, without an event."""
+        """Move a member to another replica, without an event: nothing changes that peers know."""
         known = self.members.get(member.peer_id)
+        if known is not None and known.joined_at == member.joined_at:
+            member = replace(known, replica=member.replica, session=member.session)
+        elif member.replica != self.replica:
+            return
         if member.replica == self.replica:
             self.entered.add(member.peer_id)
-            self._put(member)
-        elif known is not None and known.joined_at == member.joined_at:
+        else:
             self.entered.discard(member.peer_id)
-            self._put(member)
+        self._put(member)
 
     def catch_up(
         self, snapshot: Snapshot, losses: int, at: str, *, patient: bool = False
@@ -335,8 +341,9 @@ class Room:
             for event in reconcile(self.id, old, new, at):
                 events += self.apply(event)
             for peer_id, member in new.items():
-                if peer_id in old and member.replica != self.members[peer_id].replica:
-                    self.move(member)
+                if member is not old.get(peer_id):
+                    # Events give all peers of a user one name, and leave out where a member is.
+                    self._put(replace(member, live=self.members[peer_id].live))
             self._sort_live()
         else:
             self.restore(new.values())

@@ -1,7 +1,8 @@
 """The bus over Redis, beyond its contract."""
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from trio_signal.bus.redis.recovery import _Before, _differs
 from trio_signal.messages.events import Joined, Left, StoppedLive, WentLive
 from trio_signal.messages.identity import Member
 from trio_signal.presence import Change, Snapshot
-from trio_signal.redis import ResponseError, open_redis
+from trio_signal.redis import Redis, ResponseError, open_redis
 from trio_signal.room import Room
 
 MANY = 40
@@ -267,3 +268,68 @@ async def test_junk_in_place_of_a_room_number_is_replaced(redis_url: str, text: 
             while (await redis.get(key)) == text.encode():  # noqa: ASYNC110
                 await trio.sleep(0.02)
         assert int(await redis.get(key) or 0) > 10**15
+
+
+async def write_twice(redis: Redis, room: str) -> None:
+    record = await redis.hget(f"{room}:members", "ann")
+    await redis.hset(f"{room}:members", "x", record)
+
+
+async def write_for_scripts(redis: Redis, room: str) -> None:
+    """A record that a script can read, and a replica cannot."""
+    record = {"replica": "nobody", "subject": "", "joined_at": ""}
+    await redis.hset(f"{room}:members", "x", json.dumps(record))
+
+
+async def write_for_scripts_in_place(redis: Redis, room: str) -> None:
+    """The same in place of a member; the name is too long for a replica."""
+    record = json.loads(await redis.hget(f"{room}:members", "ann") or "")
+    spoilt = json.dumps(record | {"replica": "x" * 5000})
+    await redis.hset(f"{room}:members", "ann", spoilt)
+
+
+async def delete_live(redis: Redis, room: str) -> None:
+    await redis.delete(f"{room}:live")
+
+
+async def add_live(redis: Redis, room: str) -> None:
+    await redis.sadd(f"{room}:live", "bob", "x", b"\xff")
+
+
+async def overwrite_live(redis: Redis, room: str) -> None:
+    await redis.set(f"{room}:live", "x")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(write_twice, write_for_scripts, write_for_scripts_in_place),
+        *(delete_live, add_live, overwrite_live),
+    ],
+)
+async def test_a_room_is_put_right(
+    redis_url: str, spoil: Callable[[Redis, str], Awaitable[None]]
+) -> None:
+    async with deploy_redis(1, redis_url) as deployed, open_redis(redis_url) as redis:
+        (here,) = deployed.replicas
+        bus = here.bus
+        assert isinstance(bus, RedisBus)
+        await here.join("ann")
+        await here.join("bob")
+        here.go_live("ann")
+        await here.settle()
+        room = bus._key("room", "r")
+        members = await redis.hgetall(f"{room}:members")
+
+        async def is_right() -> bool:
+            if await redis.type(f"{room}:live") != b"set":
+                return False
+            live = await redis.smembers(f"{room}:live")
+            return live == {b"ann"} and await redis.hgetall(f"{room}:members") == members
+
+        assert await is_right()
+        await spoil(redis, room)
+        assert not await is_right()
+        with trio.fail_after(PATIENCE):
+            while not await is_right() or bus.degraded:  # noqa: ASYNC110
+                await trio.sleep(0.05)

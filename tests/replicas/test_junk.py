@@ -99,6 +99,19 @@ async def foreign_departure(cluster: Cluster) -> None:
             await cluster.redis.ask("PUBLISH", ROOM, json.dumps(change))
 
 
+async def broadcasters_join_again(cluster: Cluster) -> None:
+    """Forged changes, with the next numbers, in which live members join once more."""
+    seq = int(await cluster.redis.ask("GET", f"{ROOM}:seq"))
+    for text in await cluster.redis.ask("HVALS", MEMBERS):
+        member = json.loads(text)
+        if member["live"]:
+            seq += 1
+            joined = {"type": "Joined", "room_id": "room", "first": True, "peers": 1, "at": "now"}
+            event = joined | {"member": member}
+            change = {"seq": seq, "origin": member["replica"], "event": event}
+            await cluster.redis.ask("PUBLISH", ROOM, json.dumps(change))
+
+
 async def great_number(cluster: Cluster) -> None:
     for seq in (2**63, 2**53 - 1, 10**400):
         await publish_everywhere(cluster, f'{{"seq": {seq}, "origin": "nobody"}}')
@@ -116,7 +129,7 @@ async def keys_of_another_type(cluster: Cluster) -> None:
 
 ATTACKS = [
     *(other_record, record_of_no_replica, overwritten_records, deleted_records),
-    *(vanished_for_ever, great_revision),
+    *(vanished_for_ever, great_revision, broadcasters_join_again),
     *(replica_without_a_name, foreign_departure, great_number, noise_on_channels),
     keys_of_another_type,
 ]

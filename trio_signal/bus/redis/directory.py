@@ -6,6 +6,7 @@ which is compared soon.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from trio_signal.bus import Caps
 from trio_signal.bus.announcements import read_script
 from trio_signal.bus.holds import LOCK_SECONDS, MOST_OF_ROOM, digest_of
 from trio_signal.bus.redis.feed import Feed, Feeds
-from trio_signal.bus.redis.wire import decode_member, encode
+from trio_signal.bus.redis.wire import decode_member, decode_owned, encode
 from trio_signal.clock import utc_now
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages.events import Joined, Left, Refusal, RoomEvent
@@ -31,6 +32,7 @@ from trio_signal.redis import (
     Script,
     read_text,
 )
+from trio_signal.redis.reading import UNREADABLE
 
 #: How many rooms may be suspects.
 _MAX_SUSPECTS = 1000
@@ -110,7 +112,8 @@ class Record(NamedTuple):
     members: tuple[Member, ...]
     #: How many records there are, including unusable ones.
     size: int
-    #: Whether all records are such members, and the room is listed in the other keys.
+    #: Whether all records are such members, each in its place, and the other keys have the room and
+    #: those of the members that are live.
     is_sound: bool
 
 
@@ -196,12 +199,17 @@ class Directory:
 
     async def ask(self, room_id: str) -> Record:
         """Read a room from Redis."""
-        members_key, _, seq_key, *lists = self.room_keys(room_id)
-        keys = [members_key, seq_key, self.key("replicas"), *lists]
-        seq, records, names, is_listed, is_owned = await self.scripts.snapshot(keys, [room_id])
+        members_key, live_key, seq_key, *lists = self.room_keys(room_id)
+        keys = [members_key, seq_key, self.key("replicas"), *lists, live_key]
+        reply = await self.scripts.snapshot(keys, [room_id])
+        seq, records, names, is_listed, is_owned, live = reply
         members = self.read_members(room_id, records)
         leased = {name.decode(errors="replace") for name in names}
         unleased = {m.replica for m in members} - leased
+        if len(members) < len(records):
+            # The scripts can read some of these, and do not remove them before their replica is
+            # gone.
+            unleased |= set(_owners(records)) - leased
         self._unleased.note(unleased, leased, trio.current_time())
         if unleased:
             self.suspect(room_id)  # until those replicas are gone, or have a lease
@@ -209,7 +217,10 @@ class Directory:
         answered = tuple(m for m in members if m.replica not in gone)
         is_lost = not is_listed if members else False
         is_lost |= not is_owned and any(m.replica == self.replica for m in members)
-        is_sound = len(answered) == len(records) and not is_lost
+        peer_ids = {m.peer_id for m in answered}  # one that is there twice is once in a wrong place
+        is_sound = len(peer_ids) == len(records) and not is_lost and live is not None
+        if is_sound:
+            is_sound = {m.peer_id.encode() for m in answered if m.live} == set(live)
         return Record(seq, answered, len(records), is_sound)
 
     async def members(self, room_id: str) -> tuple[Member, ...]:
@@ -380,6 +391,13 @@ class Directory:
 
         if not script.send_nowait(self.room_keys(room_id), args, on_reply=check):
             self._feeds.mark_stale(room_id)
+
+
+def _owners(records: Iterable[bytes]) -> Iterable[str]:
+    """The replicas of all records, as far as they can be read."""
+    for record in records:
+        with suppress(*UNREADABLE):
+            yield decode_owned(record).replica
 
 
 def _lua_text(text: str) -> str:

@@ -6,7 +6,7 @@ sends the difference to the room's peers here.
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -221,17 +221,19 @@ class Recovery:
     async def _compare(self, room_id: str) -> int:
         """Mark a room stale if the directory differs; return how many members that has."""
         feed = self._feeds.get(room_id)
-        if self._lease.is_patient or room_id in self._feeds.stale or room_id in self._awaited:
+        if self._lease.is_patient:
             return 0
-        if feed is not None and not feed.room.numbering.in_step:
-            return 0
+        # A stale room is read all the same: a restore removes members only of replicas that have
+        # been without a lease for a while.
+        is_stale = room_id in self._feeds.stale or room_id in self._awaited
+        is_stale |= feed is not None and not feed.room.numbering.in_step
         before = _Before.of(feed) if feed is not None else None
         try:
             directory = await self._directory.ask(room_id)
         except ResponseError:
             self._feeds.mark_stale(room_id)
             return 0
-        if self._lease.is_patient or self._feeds.get(room_id) is not feed:
+        if is_stale or self._lease.is_patient or self._feeds.get(room_id) is not feed:
             return directory.size
         if feed is None or before is None:
             is_other = any(m.replica == self._directory.replica for m in directory.members)
@@ -280,15 +282,7 @@ def _differs(feed: Feed, before: _Before, directory: Record, echoed: float) -> b
     # Those that came meanwhile, as a session does that moves here, are in the room by now.
     expected = before.members.keys() | before.entering | room.own.keys()
     return (
-        _essence(others) != _essence(known)
+        others != known
         or not own.keys() <= expected
         or any(own.get(p) != m for p, m in before.members.items() if room.own.get(p) is m)
     )
-
-
-def _essence(members: Mapping[str, Member]) -> dict[str, tuple[object, ...]]:
-    """The fields of members that peers receive."""
-    return {
-        peer_id: (m.replica, m.joined_at, m.live, m.user_id, m.username, m.avatar_url)
-        for peer_id, m in members.items()
-    }

@@ -83,8 +83,15 @@ class OnTopic(Struct, frozen=True):
         return replace(self.event, subscribers=self.subscribers)
 
 
+class Owned(Struct, frozen=True):
+    """A member of which only the replica is read: the rest may be unreadable."""
+
+    replica: str
+
+
 encode = Encoder().encode
 decode_member = Decoder(Member).decode
+decode_owned = Decoder(Owned).decode
 decode_change = Decoder(Change).decode
 decode_direct = Decoder(Direct | Echo | Numbered | Confirmed | Asked).decode
 decode_parcel = Decoder(Parcel).decode
