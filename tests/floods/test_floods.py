@@ -22,7 +22,7 @@ REFUSED = {
 }
 #: What the server may need for that, in bytes: far less than what is sent to it.
 MEMORY = 64 << 20
-SIGNALS = 60
+SIGNALS = 40
 
 
 async def join(client: RawClient, name: str) -> None:

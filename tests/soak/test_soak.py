@@ -8,8 +8,8 @@ from tests.soak.soak import Plan, soak
 #: Seconds; it takes less than a minute when the machine has nothing else to do.
 PATIENCE = 900.0
 SHORT = Plan(
-    connections=150,
-    hall=15,
+    connections=100,
+    hall=10,
     size=5,
     readers=6,
     pace=2,
