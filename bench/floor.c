@@ -1,8 +1,9 @@
-/* The floor: what the kernel and the wire cost, with next to no program around them.
+/* The floor: the cost of the kernel and the network, with almost no program around them.
  *
- * A server of the same rooms as the peers', in one loop, for well-behaved clients only.
- * It looks for the two or three fields that it needs and checks nothing: no limits, no UTF-8,
- * no JSON, at most one message waits for a slow client in part. Nobody could run this.
+ * It serves the same rooms as the other servers, in one loop, for well-behaved clients only.
+ * It looks for the two or three fields that it needs, and checks nothing: no limits, no UTF-8,
+ * no JSON, and no queue for a slow client beyond one partly sent message. It is not fit for
+ * production.
  */
 #define _GNU_SOURCE
 #include "ws.h"
@@ -19,7 +20,7 @@
 enum { BUFFER = 1 << 20, TABLE = 1 << 16, NAME = 64 };
 
 struct peer {
-    int fd, listed; /* where it stands in its room */
+    int fd, listed; /* its position in the room's list */
     bool open;
     char id[NAME], username[NAME];
     struct room *room;
@@ -194,7 +195,7 @@ static void depart(struct peer *peer)
 
 /* Receiving */
 
-/* The string behind `"name":`; NULL if there is none. */
+/* The string after `"name":`; NULL if there is none. */
 static const char *field(const char *text, size_t size, const char *name, size_t *length)
 {
     char key[32];
@@ -224,7 +225,7 @@ static void on_text(struct peer *peer, const char *text, size_t size)
         join(peer);
         return;
     }
-    /* The same with who sent it: {..., "from":"...","username":"..."} */
+    /* The message with its sender added: {..., "from":"...","username":"..."} */
     static char told[BUFFER];
     memcpy(told, text, size - 1);
     int tail = snprintf(told + size - 1, sizeof told - size, ",\"from\":\"%s\",\"username\":\"%s\"}",
@@ -297,7 +298,7 @@ static void accept_key(const unsigned char *key, size_t size, char *out)
     out[28] = 0;
 }
 
-/* Answer the handshake; how many bytes it took, 0 if it is not whole. */
+/* Answer the handshake; returns its length in bytes, 0 if it is incomplete. */
 static size_t shake_hands(struct peer *peer, const unsigned char *data, size_t size)
 {
     static const char asks[] = "{\"type\":\"auth_required\"}";
@@ -307,7 +308,7 @@ static size_t shake_hands(struct peer *peer, const unsigned char *data, size_t s
     const unsigned char *key = memmem(data, size, "Sec-WebSocket-Key: ", 19);
     const unsigned char *name = memmem(data, size, "/ws/", 4);
     if (key == NULL || name == NULL)
-        fail("this is no handshake of the load's");
+        fail("this is not a handshake from the load");
     key += 19;
     name += 4;
     const unsigned char *key_end = memchr(key, '\r', (size_t)(end + 1 - key));
@@ -325,7 +326,7 @@ static size_t shake_hands(struct peer *peer, const unsigned char *data, size_t s
     return (size_t)(end - data) + 4;
 }
 
-/* False once the peer has left. */
+/* Returns false when the peer has left. */
 static bool receive(struct peer *peer)
 {
     static unsigned char buffer[BUFFER], text[BUFFER];

@@ -1,34 +1,34 @@
 /* The load: many WebSocket clients in one loop, much cheaper than any server.
  *
- * It reads what to do from standard input, a setting a line, `#` for remarks:
+ * It reads its settings from standard input, one a line; lines with `#` are comments:
  *
- *     port 8000                  where the server listens; several are shared out
- *     pid 4711                   a process of the server, whose CPU and memory count
+ *     port 8000                  the server's port; clients are spread over several
+ *     pid 4711                   a process of the server, whose CPU and memory are measured
  *     connections 100
  *     room_size 2                client i is in room i / room_size; 1 for no rooms
- *     pace 2000                  connections begun a second; 0: as fast as they are taken
+ *     pace 2000                  new connections a second; 0: as fast as they are accepted
  *     path /ws/{room}
  *     expect "auth_required"     wait for a text that contains this...
- *     say {"type":"auth_token","clientId":"{me}"}     ...and answer; an `expect` without
- *                                `say` is the last: then the client has joined
- *     signal {"to":"{to}","sdp":"{mark}{filler}"}     one signal, of `size` bytes in all
+ *     say {"type":"auth_token","clientId":"{me}"}     ...and answer; after the last `expect`,
+ *                                which has no `say`, the client has joined
+ *     signal {"to":"{to}","sdp":"{mark}{filler}"}     a signal, of `size` bytes in all
  *     speech {"data":"{mark}{filler}"}                the same, to the room
- *     post POST /announce ...    a request that makes the server tell all, by HTTP
- *     token ...                  a client's token, as `{token}`; several are shared out
- *     filler ...                 what to fill up with, again and again
- *     text_ping 2                a text that wants another one as its answer
- *     text_pong 3
- *     joins "user_joined"        what tells of those who come...
- *     leaves "user_left"         ...and go
- *     session "session":{"id":"  what a session's id follows, up to the next quote...
- *     come_back {"session":"{session}","received":{seen}}    ...what a client that comes back
- *                                says in place of its first `say`...
- *     resumed "resumed"          ...and what tells it that it has missed nothing
- *     uncounted {"type":"pong"   `{seen}` counts the texts of a session, but not those that
- *                                begin so; several
- *     offsets 42[                or it is the last string of those that begin so
- *     confirm {"type":"ping","received":{seen}}     said after every 64 of them
- *     next_port 8001             where all come back to after a deploy
+ *     post POST /announce ...    an HTTP request that makes the server send something to all
+ *     token ...                  a client's `{token}`; several are spread over the clients
+ *     filler ...                 the text that `{filler}` repeats
+ *     text_ping 2                a text that the client answers...
+ *     text_pong 3                ...with this one
+ *     joins "user_joined"        part of the texts that report that a client joined...
+ *     leaves "user_left"         ...or left
+ *     session "session":{"id":"  the text before a session's id, which ends at a quote
+ *     come_back {"session":"{session}","received":{seen}}     replaces the first `say` of a
+ *                                client that reconnects
+ *     resumed "resumed"          part of the text that reports that a session was resumed
+ *     uncounted {"type":"pong"   `{seen}` counts the texts of a session, except those that
+ *                                begin with this; several
+ *     offsets 42[                `{seen}` is instead the last string of texts that begin with this
+ *     confirm {"type":"ping","received":{seen}}     sent after every 64 counted texts
+ *     next_port 8001             the port to which all reconnect after a deploy
  *     phase relay pairs=50 window=4 size=2048 warmup=1 seconds=3
  *     phase relay pairs=50 rate=1000 size=2048 seconds=3
  *     phase fanout window=2 size=200 warmup=1 seconds=3
@@ -37,11 +37,11 @@
  *     phase drops rate=20 size=200 lost=50 away=2 seconds=10
  *     phase deploy signal=9
  *
- * First all clients join, and wait until each knows all others of its room. Then come
- * the phases, in their order. Each message carries a mark: who sent it, for whom, its
- * number, when. So what is lost, doubled, overtaken or misrouted is found, and ends the
- * program with 1. What was measured is printed as a line of JSON at the end of each phase.
- * Only in `drops` such messages are counted: it is what is measured.
+ * First all clients join, and wait until each knows all others in its room. Then the phases
+ * run in order. Each message carries a mark: its sender, target, number and time. If a message
+ * is lost, duplicated, reordered or misrouted, the program exits with 1. Only the phase `drops`
+ * counts such messages instead. At the end of each phase, its measurements are printed as a
+ * line of JSON.
  */
 #define _GNU_SOURCE
 #include "ws.h"
@@ -62,9 +62,9 @@ enum {
     MAX_PHASES = 8,
     MAX_TOKENS = 1000,
     BUFFER = 1 << 20,
-    /* How many clients may be joining at a time, if they are not paced. */
+    /* How many clients may be joining at the same time if there is no `pace`. */
     AT_A_TIME = 64,
-    /* The same of those that come back. */
+    /* The same for clients that reconnect. */
     BACK_AT_A_TIME = 250,
     CONFIRM_AFTER = 64,
     MAX_UNCOUNTED = 8,
@@ -108,10 +108,10 @@ struct client {
     int fd;
     enum state state;
     int index;
-    int id; /* as it is told to the server; when churning, a new one each time */
+    int id; /* the id that the server gets; in `churn`, a new one for each connection */
     int room;
     int step;
-    int known; /* how many of its room it knows, itself among them */
+    int known; /* how many members of its room it knows, including itself */
     unsigned char *knows;
     unsigned char *rest; /* the first part of a frame */
     size_t rest_size, rest_room;
@@ -125,9 +125,9 @@ struct client {
     /* of its session */
     char session[80], offset[32];
     uint32_t seen;
-    /* of the messages of a chat, those it has heard; and which were said while it was away */
+    /* of `drops`: the messages that it received, and the range of those sent while it was away */
     unsigned char *heard;
-    uint64_t began; /* to come back */
+    uint64_t began; /* when it began to connect */
     uint32_t away_from, away_to;
 };
 
@@ -137,16 +137,16 @@ static int started, joined_count;
 static uint64_t known_total;
 static uint32_t mask_state = 2463534242u;
 
-/* Of the phase that runs */
+/* Of the current phase */
 static struct phase *phase;
-static bool sending; /* new messages may begin */
+static bool sending; /* whether new messages may be sent */
 static uint64_t phase_start, tick_count, received_total, cycles, pings, missing;
 static uint64_t *latencies;
 static size_t latency_count, latency_room;
 static int poster = -1, next_id;
 
-/* Of clients that come back */
-static bool moved; /* their server is gone, and they go to the next one */
+/* Of clients that reconnect */
+static bool moved; /* whether their server has ended, so that they connect to the next one */
 static int absent, under_way, resumed_count;
 static int *waiting, waiting_first, waiting_end;
 static uint64_t last_arrival, arrived, arrived_away, doubled, overtaken, told_left;
@@ -175,7 +175,7 @@ static struct usage usage_now(void)
 
 static double seconds_since(uint64_t start) { return (double)(now_ns() - start) / 1e9; }
 
-/* KiB of the server's memory, in swap as well; shared pages count in proportion. */
+/* KiB of the server's memory, including swap; shared pages count in proportion. */
 static long memory_kib(void)
 {
     long sum = 0;
@@ -223,7 +223,7 @@ static void put(char **out, size_t *size, size_t *room, const char *data, size_t
     (*out)[*size] = 0;
 }
 
-/* A text with all filled in, to be freed. `whole` is how long it is to be, or 0. */
+/* Fill in a template; the caller frees the result. `whole` is its intended length, or 0. */
 static char *expand(const char *text, const struct client *client, int to, size_t whole,
                     size_t *mark_at)
 {
@@ -284,7 +284,7 @@ static char *expand(const char *text, const struct client *client, int to, size_
         size_t tail = size - fill_at, fill = whole - size, unit = strlen(filler);
         out = allocate(out, whole + 1);
         memmove(out + fill_at + fill, out + fill_at, tail + 1);
-        /* Whole units only, lest an escape is cut; `x` up to the end. */
+        /* Whole units only, so that no escape is cut; then `x` up to the end. */
         for (size_t i = 0; i < fill; i++)
             out[fill_at + i] = i < fill / unit * unit ? filler[i % unit] : 'x';
     }
@@ -326,7 +326,7 @@ static void send_all(int fd, const unsigned char *data, size_t size)
         if (sent < 0) {
             struct pollfd wait = {.fd = fd, .events = POLLOUT};
             if (errno != EAGAIN || poll(&wait, 1, 10000) != 1)
-                fail("the server does not take what is sent: %s", strerror(errno));
+                fail("the server does not read what the client sends: %s", strerror(errno));
             continue;
         }
         data += sent;
@@ -417,7 +417,7 @@ static void start(struct client *client, int id)
 {
     static uint32_t sources;
     int on = 1;
-    /* The two of a pair are at different servers, if there are two. */
+    /* If there are two servers, the two clients of a pair use different ones. */
     int port = moved ? next_port : ports[client->index % port_count];
     client->id = id;
     client->began = now_ns();
@@ -428,7 +428,7 @@ static void start(struct client *client, int id)
     if (client->fd < 0)
         fail("socket: %s; raise the limit of open files", strerror(errno));
     setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    /* From many addresses: the ports of one are soon all in TIME_WAIT. */
+    /* From many addresses, because the ports of one would soon all be in TIME_WAIT. */
     setsockopt(client->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
     sources++;
     struct sockaddr_in from = address_of(0x7F010101u + (sources % 200) * 256 + sources / 200 % 200, 0);
@@ -477,19 +477,19 @@ static void left(struct client *client)
     start(client, next_id++ % IDS);
 }
 
-/* Coming back */
+/* Reconnecting */
 
-/* The network is gone: nothing is read any more, and nobody is told. */
+/* The client's network fails: the client reads nothing more, and the server is not informed. */
 static void lose(struct client *client)
 {
     watch(client->fd, client, 0, EPOLL_CTL_DEL);
     client->state = AWAY;
     client->away_from = spoken;
-    client->away_to = UINT32_MAX; /* until it is back */
+    client->away_to = UINT32_MAX; /* until it has reconnected */
     absent++;
 }
 
-/* It is there again. The old connection is reset first, with all that is under way in it. */
+/* The network is back. First the old connection is reset, which discards everything in it. */
 static void come_back(struct client *client)
 {
     struct linger now = {1, 0};
@@ -499,7 +499,7 @@ static void come_back(struct client *client)
     start(client, client->id);
 }
 
-/* The server is gone; the next one is looked for in turn. */
+/* The server has ended; the client waits for its turn to connect to the next one. */
 static void cut_off(struct client *client)
 {
     close(client->fd);
@@ -515,7 +515,7 @@ static void cut_off(struct client *client)
     waiting[waiting_end++] = client->index;
 }
 
-/* What a session's texts say of it. */
+/* Note the session's id, and count its texts. */
 static void follow_session(struct client *client, const unsigned char *text, size_t size)
 {
     const unsigned char *id = memmem(text, size, session_key, strlen(session_key));
@@ -524,7 +524,7 @@ static void follow_session(struct client *client, const unsigned char *text, siz
         const unsigned char *end = memchr(id, '"', (size_t)(text + size - id));
         if (end == NULL || (size_t)(end - id) >= sizeof client->session)
             fail("a session's id has no end: %.*s", (int)size, (const char *)text);
-        /* The same one again, if it was resumed: then its texts are counted on. */
+        /* If the session was resumed, the id is the same, and counting continues. */
         if (strlen(client->session) != (size_t)(end - id) || memcmp(client->session, id, end - id))
             client->seen = 0;
         snprintf(client->session, sizeof client->session, "%.*s", (int)(end - id), (const char *)id);
@@ -547,7 +547,7 @@ static void follow_session(struct client *client, const unsigned char *text, siz
         say(client, confirm_text);
 }
 
-/* Note which members of the room a text speaks of. */
+/* Note which members of the room a text mentions. */
 static void learn(struct client *client, const unsigned char *text, size_t size)
 {
     const unsigned char *end = text + size;
@@ -561,7 +561,7 @@ static void learn(struct client *client, const unsigned char *text, size_t size)
         if (digits < ID_DIGITS)
             continue;
         if (id / room_size != client->room)
-            fail("misrouted: client %d of room %d heard of %d", client->id, client->room, id);
+            fail("misrouted: client %d of room %d got id %d", client->id, client->room, id);
         unsigned char bit = (unsigned char)(1 << (id % room_size & 7));
         unsigned char *byte = &client->knows[id % room_size / 8];
         if (!(*byte & bit)) {
@@ -576,7 +576,7 @@ static void joined(struct client *client)
 {
     client->state = JOINED;
     if (!client->cycling) {
-        char self[32]; /* not every server tells a client of itself */
+        char self[32]; /* not every server lists a client to itself */
         int size = snprintf(self, sizeof self, "%s%06d", ID, client->id);
         if (room_size > 1)
             learn(client, (unsigned char *)self, (size_t)size);
@@ -599,7 +599,7 @@ static void joined(struct client *client)
         leave(client);
 }
 
-/* Whether a client that comes back is told that it is the same, and so knows all it knew. */
+/* Whether a text reports that the session was resumed, so that the client still knows its room. */
 static bool is_resumed(struct client *client, const unsigned char *text, size_t size)
 {
     if (!client->returning || !*client->session)
@@ -648,7 +648,7 @@ static void check_mark(struct client *client, const unsigned char *mark)
     if (target != (to_room ? client->room : client->index) && poster < 0)
         fail("misrouted: client %d got what %d sent to %d", client->index, sender, target);
     if (number != client->received)
-        fail("lost or doubled: client %d got number %u of %d, not %u", client->index, number,
+        fail("lost or duplicated: client %d got number %u from %d, not %u", client->index, number,
              sender, client->received);
     client->received++;
     received_total++;
@@ -673,7 +673,7 @@ static void check_mark(struct client *client, const unsigned char *mark)
     }
 }
 
-/* A message of the chat, which counts once. */
+/* A message of the chat; duplicates are counted separately. */
 static void hear(struct client *client, const unsigned char *mark)
 {
     uint32_t number = (uint32_t)take_hex(mark + 14, 8);
@@ -717,7 +717,7 @@ static void on_text(struct client *client, const unsigned char *text, size_t siz
     told_left += told;
     if ((phase == NULL || is_phase("deploy")) && room_size > 1 && !told)
         learn(client, text, size);
-    /* Some servers send first what was missed, and then that it is the same client. */
+    /* Some servers first send the missed messages, and then report that the session was resumed. */
     if (client->state == JOINING && mark == NULL) {
         advance(client, text, size);
         return;
@@ -734,9 +734,9 @@ static void on_text(struct client *client, const unsigned char *text, size_t siz
         return;
     }
     if (mark == NULL && joins && memmem(text, size, joins, strlen(joins)))
-        return; /* of one who was in the picture already */
+        return; /* a late report about a client that is known already */
     if (mark == NULL || mark + MARK > text + size)
-        fail("client %d got what nobody sent: %.*s", client->index, (int)size, (const char *)text);
+        fail("client %d got an unknown text: %.*s", client->index, (int)size, (const char *)text);
     check_mark(client, mark);
 }
 
@@ -767,7 +767,7 @@ static void on_frame(struct client *client, int opcode, const unsigned char *dat
     }
 }
 
-/* How many bytes of `data` are done with. */
+/* Handle the complete frames in `data`; returns their length in bytes. */
 static size_t parse(struct client *client, const unsigned char *data, size_t size)
 {
     size_t at = 0;
@@ -830,13 +830,13 @@ static void read_answer(void)
     static char answer[BUFFER];
     ssize_t got = recv(poster, answer, sizeof answer - 1, MSG_DONTWAIT);
     if (got <= 0)
-        fail("the server closed the connection of the one who announces");
+        fail("the server closed the connection of the announcer");
     answer[got] = 0;
     if (!strncmp(answer, "HTTP/1.1 ", 9) && answer[9] != '2')
-        fail("it could not be announced: %.*s", (int)got, answer);
+        fail("the announcement was refused: %.*s", (int)got, answer);
 }
 
-/* One who is there says something to all; each time another one. */
+/* Send a message to all, each time from the next client that is connected. */
 static void chat(uint64_t time)
 {
     struct client *speaker;
@@ -850,7 +850,7 @@ static void chat(uint64_t time)
     send_message(speaker, speaker->room, time);
 }
 
-/* So many clients lose their network, one after the other, each for the same time. */
+/* Let `lost` clients lose their network, one after the other, each for `away` seconds. */
 static void drop_some(void)
 {
     double every = (phase->seconds - phase->away) / phase->lost, now = seconds_since(phase_start);
@@ -865,7 +865,7 @@ static void on_tick(void)
     uint64_t times, interval = 1000000000u / (uint64_t)(phase->rate ? phase->rate : 1);
     if (read(timer, &times, sizeof times) != sizeof times || !sending)
         return;
-    while (times--) { /* late ones as well: the time is when it should have been */
+    while (times--) { /* also for missed ticks: latencies count from the scheduled time */
         if (is_phase("drops")) {
             chat(phase_start + ++tick_count * interval);
             continue;
@@ -897,7 +897,7 @@ static void turn(int milliseconds)
 
 /* The phases */
 
-/* The beginning of a phase's line. */
+/* Print the beginning of a phase's line. */
 static void print_usage(const char *kind, struct usage first, struct usage last, uint64_t count)
 {
     printf("{\"phase\":\"%s\",\"seconds\":%.6f,\"server_cpu\":%.6f,\"load_cpu\":%.6f,"
@@ -907,7 +907,7 @@ static void print_usage(const char *kind, struct usage first, struct usage last,
            (unsigned long long)count, memory_kib());
 }
 
-/* The end of a phase's line. */
+/* Print the end of a phase's line. */
 static void print_latencies(void)
 {
     qsort(latencies, latency_count, sizeof *latencies, by_size);
@@ -930,7 +930,7 @@ static void join_all(void)
             start(&clients[started], started);
         turn(started < connections && pace ? 1 : 100);
         if (seconds_since(begin) > give_up)
-            fail("after %.0f s %d of %d have joined, and know %.1f %% of each other", give_up,
+            fail("after %.0f s, %d of %d have joined, and know %.1f %% of each other", give_up,
                  joined_count, connections, 100. * (double)known_total / (double)(wanted + !wanted));
     }
     print_usage("join", first, usage_now(), (uint64_t)connections);
@@ -938,7 +938,7 @@ static void join_all(void)
     fflush(stdout);
 }
 
-/* End the server, and wait until all are back at the next one and know their rooms. */
+/* End the server, and wait until all have joined the next one and know their rooms. */
 static void run_deploy(void)
 {
     uint64_t wanted = (uint64_t)connections * (uint64_t)room_size;
@@ -949,7 +949,7 @@ static void run_deploy(void)
     phase_start = now_ns();
     struct usage first = usage_now();
     if (next_port == 0 || kill(pids[0], phase->signal) != 0)
-        fail("a deploy needs a next_port, and a pid that can be ended");
+        fail("a deploy needs a next_port, and a pid that can be signaled");
     moved = true;
     while (waiting_end < connections || absent > 0 || known_total < wanted) {
         for (; waiting_first < waiting_end && under_way < BACK_AT_A_TIME; under_way++) {
@@ -958,7 +958,7 @@ static void run_deploy(void)
         }
         turn(20);
         if (seconds_since(phase_start) > give_up)
-            fail("after %.0f s %d of %d are not back, and all know %.1f %% of each other", give_up,
+            fail("after %.0f s, %d of %d are missing, and all know %.1f %% of each other", give_up,
                  absent + connections - waiting_end, connections,
                  100. * (double)known_total / (double)wanted);
     }
@@ -975,7 +975,7 @@ static void begin_ticking(void)
     timerfd_settime(timer, 0, &every, NULL);
 }
 
-/* Client 2k signals to 2k + 1, for each pair; the other clients are just there. */
+/* In pair k, client 2k sends signals to client 2k + 1; the other clients are idle. */
 static void begin_relay(void)
 {
     for (int k = 0; k < phase->pairs; k++)
@@ -1017,7 +1017,7 @@ static void begin_announce(void)
 
 static void begin_churn(void)
 {
-    /* The first of each two stays, and counts who comes and goes. */
+    /* The first of each two stays, and counts the joins and leaves of others. */
     for (int i = 1; i < connections; i += 2)
         leave(&clients[i]);
 }
@@ -1055,12 +1055,12 @@ static void begin(void)
     else if (!strcmp(phase->kind, "drops"))
         begin_drops();
     else if (strcmp(phase->kind, "idle") != 0)
-        fail("no such phase: %s", phase->kind);
+        fail("unknown phase: %s", phase->kind);
 }
 
 static bool is_settled(void)
 {
-    if (is_phase("drops")) /* what has not come by then was lost */
+    if (is_phase("drops")) /* what arrives later counts as lost */
         return absent == 0 && (missing == 0 || seconds_since(last_arrival) > 2);
     if (strcmp(phase->kind, "churn") != 0)
         return missing == 0;
@@ -1075,7 +1075,7 @@ static bool is_settled(void)
     return (!joins || came == cycles) && (!leaves || went == cycles);
 }
 
-/* Let all that is under way arrive. */
+/* Wait until all messages have arrived. */
 static void settle(void)
 {
     sending = false;
@@ -1094,7 +1094,7 @@ static void settle(void)
     }
 }
 
-/* How much of what was said has arrived, and of what was said to those who were away. */
+/* Print how many messages have arrived, of all, and of those sent to clients that were away. */
 static void print_drops(void)
 {
     uint64_t due = (uint64_t)spoken * (uint64_t)(connections - 1), due_away = 0;
@@ -1129,7 +1129,7 @@ static void run_phase(void)
     print_latencies();
 }
 
-/* Reading what to do */
+/* Reading the settings */
 
 static void read_phase(char *line)
 {
@@ -1153,7 +1153,7 @@ static void read_phase(char *line)
         else if (!strcmp(word, "away")) new->away = atof(value);
         else if (!strcmp(word, "warmup")) new->warmup = atof(value);
         else if (!strcmp(word, "seconds")) new->seconds = atof(value);
-        else fail("no such setting of a phase: %s", word);
+        else fail("unknown setting of a phase: %s", word);
     }
 }
 
@@ -1185,7 +1185,7 @@ static void read_setting(const char *name, char *value)
     else if (!strcmp(name, "uncounted") && uncounted_count < MAX_UNCOUNTED) uncounted[uncounted_count++] = strdup(value);
     else if (!strcmp(name, "next_port")) next_port = atoi(value);
     else if (!strcmp(name, "phase")) read_phase(value);
-    else fail("no such setting: %s", name);
+    else fail("unknown setting: %s", name);
 }
 
 static void read_settings(void)

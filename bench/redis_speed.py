@@ -65,7 +65,7 @@ async def receive(redis: Redis, count: int) -> None:
     while count > 0:
         for event in await redis.pubsub.receive():
             if not isinstance(event, Message):
-                raise TypeError(f"the measurement is void: {event}")
+                raise TypeError(f"the measurement is invalid: {event}")
             count -= 1
 
 

@@ -24,7 +24,7 @@ class Figure(NamedTuple):
 
     name: str
     workload: str
-    #: The phases that it is read from; of several, the median counts.
+    #: The phases that it is read from; if there are several, the median counts.
     phases: slice
     read: Callable[[Phase, Run], float | None]
     show: str
@@ -110,7 +110,7 @@ FIGURES = (
     Figure("storm, s until all know all", "storm", _JOINING, _seconds, ".2f"),
     Figure("storm, s of CPU", "storm", _JOINING, _server_cpu, ".2f"),
     Figure("drops, % of messages that arrive", "drops", _FIRST, _arrived, ".2f", True),
-    Figure("drops, % of those to who is away", "drops", _FIRST, _arrived_away, ".1f", True),
+    Figure("drops, % of those to absent clients", "drops", _FIRST, _arrived_away, ".1f", True),
     Figure("drops, messages that arrive twice", "drops", _FIRST, _doubled, ",.0f"),
     Figure("drops, us of CPU each", "drops", _FIRST, _cpu, ".2f"),
     Figure("deploy, s until all are back", "deploy", _FIRST, _seconds, ".2f"),
@@ -141,7 +141,7 @@ TARGETS = (
 )
 #: The share of a core that a server must have had, so that its rate is not limited by the load.
 FULL = 0.9
-#: The corresponding CPU figures, which a busy machine hardly changes.
+#: The corresponding CPU figures, which hardly depend on other load on the machine.
 BY_CPU = {
     "relay, messages/s": "relay, us of CPU each",
     "relay one at a time, messages/s": "relay one at a time, us of CPU each",
@@ -179,7 +179,7 @@ def shares(document: Document, figure: Figure, server: str) -> tuple[float, floa
 
 
 def servers_in(document: Document) -> list[str]:
-    """All servers that were to be measured, in the order of the columns."""
+    """All measured servers, in the order of the columns."""
     measured = {server for runs in document["runs"].values() for server in runs}
     return [name for name in document["order"] if name in measured]
 
@@ -229,8 +229,8 @@ def _main_table(document: Document) -> Table:
 
 def _shares_table(document: Document) -> Table:
     table = Table(
-        title="who was the limit: CPU of the server / of the load",
-        caption="below 90 % the server was not, and its rate is too low; its CPU is right",
+        title="CPU of the server / of the load, each as a share of a core",
+        caption="below 90 % the server was not the limit: its rate is too low, its CPU is valid",
     )
     servers = servers_in(document)
     table.add_column("")
@@ -266,7 +266,7 @@ class Ratio(NamedTuple):
     reached: bool
     #: Both servers had a core to themselves; otherwise the ratio by CPU decides, if there is one.
     undisturbed: bool = True
-    #: The figure is about time, and the machine was busy, so it means nothing.
+    #: The figure is a time, and the machine was busy, so it means nothing.
     open: bool = False
 
     @property
@@ -360,7 +360,7 @@ _REPLICA_FIGURES = (
 
 
 def _replica_columns(document: Document) -> list[str]:
-    """One replica, two, and the same of another checkout if there is one."""
+    """One replica, two, and the same for another checkout if there is one."""
     return list(document["replicas"]["relay"])
 
 
@@ -379,7 +379,7 @@ def _replica_rows(document: Document) -> list[list[str]]:
 
 
 def _replicas_table(document: Document) -> Table:
-    table = Table(title="through Redis: the two of a pair on one replica, and on two")
+    table = Table(title="through Redis: both clients of a pair on one replica, or on two")
     for column in ("", *_replica_columns(document)):
         table.add_column(column, justify="left" if not column else "right")
     for row in _replica_rows(document):
@@ -401,7 +401,7 @@ def _growth_table(document: Document) -> Table:
 
 # The page
 
-#: The page has the latest results between these two marks.
+#: The latest results are between these two marks of the page.
 _BEGIN, _END = "<!-- measured -->", "<!-- end of measured -->"
 
 
@@ -446,7 +446,7 @@ def _say_shares(document: Document) -> str:
     if not found:
         return ""
     least, most = min(found), max(found)
-    return f"Where a server was to be the limit, it had {least:.0%} to {most:.0%} of a core."
+    return f"In runs at full speed, servers used {least:.0%} to {most:.0%} of a core."
 
 
 def _markdown_servers(document: Document) -> str:
@@ -479,7 +479,7 @@ def _rows_of(head: list[str], rows: list[list[str]]) -> str:
 
 # Plots
 
-#: CPU instead of rates: it has the same meaning, and is valid on a busy machine, too.
+#: CPU instead of rates: it says the same, and is also valid on a busy machine.
 _PANELS = (
     ("relay, us of CPU each", "Relay of a 2 KB offer: CPU, µs"),
     ("fan-out 500, us of CPU each", "Fan-out to 500: CPU of a delivery, µs"),

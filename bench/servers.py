@@ -32,7 +32,7 @@ CACHE = HERE / ".cache"
 #: The log of the servers.
 LOG = CACHE / "servers.log"
 
-#: The settings of our server: as in production, with room for the load of one machine.
+#: The settings of our server: as in production, but for many clients on one machine.
 OURS: Mapping[str, str] = {
     "LOG_LEVEL": "info",
     "LOG_FORMAT": "json",
@@ -68,7 +68,7 @@ class Target(NamedTuple):
     def returned(self) -> "Target":
         """The same target with clients that reconnect."""
         assert self.returning is not None
-        environment = {**self.environment, "RECOVERY": "1"}  # Socket.IO needs to be told
+        environment = {**self.environment, "RECOVERY": "1"}  # read by the Socket.IO server
         return self._replace(protocol=self.returning, environment=environment)
 
 
@@ -122,7 +122,7 @@ def _ours() -> list[str]:
 
 
 def _node(folder: str) -> Callable[[], list[str]]:
-    """A peer on Node; packages are installed into a copy, so that Git does not see them."""
+    """A peer on Node; its packages are installed into a copy, which Git ignores."""
 
     def prepare() -> list[str]:
         node, npm = shutil.which("node"), shutil.which("npm")

@@ -25,7 +25,7 @@ class Cores(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """A number of clients that join, and what they do then, phase by phase."""
+    """A number of clients that join, and the phases that they then run."""
 
     name: str
     connections: int
@@ -109,7 +109,7 @@ def workloads(quick: bool) -> dict[str, Workload]:
 
 
 class FailedError(Exception):
-    """A failed run: the server cannot do it, or a message was lost."""
+    """A failed run: the server cannot handle the load, or a message was lost."""
 
 
 def run(target: Target, workload: Workload, cores: Cores) -> list[Phase]:
@@ -149,7 +149,7 @@ def load(target: Target, workload: Workload, servers: list[Running], cores: Core
             preexec_fn=lambda: os.sched_setaffinity(0, cores.load),
         )
     except subprocess.TimeoutExpired:
-        raise FailedError("the run does not end") from None
+        raise FailedError("the run did not end in time") from None
     if done.returncode:
         raise FailedError(done.stderr.strip()[:800] or f"the load ended with {done.returncode}")
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -185,7 +185,7 @@ RESTART = Workload("deploy", 1000, 10, ("deploy signal=15",), returns=True)
 
 
 def run_replicas(target: Target, count: int, quick: bool, cores: Cores) -> dict[str, list[Phase]]:
-    """The same with several replicas: the two peers of a pair are on different ones."""
+    """Workloads for several replicas: the two peers of a pair are on different ones."""
     chosen = [
         (target, RELAY_RATE),
         (target, _crowd(quick)),
@@ -213,7 +213,7 @@ def _run_joined(target: Target, workload: Workload, count: int, cores: Cores) ->
         settings = {
             "REDIS_URL": url,
             "DATABASE_URL": f"sqlite:///{folder}/announcements.db",
-            "TRIO_SIGNAL_DRAIN_PAUSE": "0",  # there is no load balancer that has to notice
+            "TRIO_SIGNAL_DRAIN_PAUSE": "0",  # there is no load balancer to wait for
         }
         servers = [
             replicas.enter_context(running(target, cores.server, 20, **settings))

@@ -1,4 +1,4 @@
-/* What the load and the floor share: time, failure, frames. RFC 6455. */
+/* Shared by the load and the floor: time, failures, frames. RFC 6455. */
 #ifndef BENCH_WS_H
 #define BENCH_WS_H
 
@@ -42,7 +42,7 @@ static inline uint64_t clock_ns(clockid_t clock)
 
 static inline uint64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 
-/* The first bytes of a frame; returns how many. `mask` is 0x80 or 0. */
+/* Writes the head of a frame, and returns its length. `mask` is 0x80 or 0. */
 static inline size_t frame_head(unsigned char *head, int opcode, size_t size, int mask)
 {
     head[0] = (unsigned char)opcode;
@@ -57,7 +57,7 @@ static inline size_t frame_head(unsigned char *head, int opcode, size_t size, in
     return 2 + (size_t)bytes;
 }
 
-/* How long the head is and how long the payload; 0 while the head is not whole. */
+/* Returns the length of the head, 0 while it is incomplete, and stores that of the payload. */
 static inline size_t read_head(const unsigned char *data, size_t there, uint64_t *size)
 {
     if (there < 2)

@@ -14,7 +14,7 @@ async def go_live(url: str, room: str) -> None:
     pattern = MediaPlayer("testsrc=size=320x240:rate=15", format="lavfi")
     async with open_client(url, room=room, username="Pattern") as client, publish(client, pattern):
         async for _ in client:
-            pass  # unread events hold the server back
+            pass  # the client ends if its events are not read
 
 
 url, room = sys.argv[1:]

@@ -1,4 +1,4 @@
-// A site's backend in Node; argv: the server's URL, the secret, a webhook that it signed, as JSON.
+// A site's backend in Node. Arguments: the server's URL, the secret, and a webhook that the server signed, as JSON.
 
 import assert from 'node:assert/strict';
 import { ServerApi, ServerApiError, SignatureError, verifyWebhook } from 'trio-signal/server';

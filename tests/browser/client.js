@@ -1,4 +1,4 @@
-/** A page around the client alone: tests do the rest from outside, and read `told`. */
+/** A page with the client only. Tests control it from outside, and read `told`. */
 
 import * as client from '/client/trio-signal.js';
 
@@ -28,5 +28,5 @@ window.camera = (audio = true) => navigator.mediaDevices.getUserMedia({ video: t
 
 window.display = () => navigator.mediaDevices.getDisplayMedia({ video: true });
 
-/** The peer of that name. */
+/** The peer with that name. */
 window.peer = (name) => [...window.room.peers.values()].find((peer) => peer.name === name);

@@ -1,9 +1,9 @@
 /**
- * Four pages meet while this and that goes wrong; at the end everybody must see all who publish,
- * and when they have left, nothing may be left open.
+ * Four pages meet while faults occur. At the end every page must see all publishers, and when the
+ * pages have left, no connection may remain open.
  *
  *     node faults.mjs trio-signal.js 50            # seeds 1 to 50 of each fault
- *     node faults.mjs trio-signal.js 1 17 replicas # seed 17 of those whose name has this word
+ *     node faults.mjs trio-signal.js 1 17 replicas # seed 17 of the faults with this word in their names
  */
 
 import { pathToFileURL } from 'node:url';
@@ -19,7 +19,7 @@ const PAGES = ['a', 'b', 'c', 'd'];
 const anyone = () => PAGES[Math.floor(random() * PAGES.length)];
 const isApart = (x, y) => PAGES.indexOf(x) % 2 !== PAGES.indexOf(y) % 2; // on two replicas
 
-/** From a moment on, for `length` ms, `loses` says which signals get lost. */
+/** From time `from` on, for `length` ms, signals are lost for which `loses` is true. */
 function lose(from, length, loses) {
   after(from, () => { network.loses = loses; });
   after(from + length, () => { network.loses = () => false; });
@@ -30,7 +30,7 @@ const FAULTS = {
   'a page is cut off, and the server notices': () => {
     after(5000 + random() * 20_000, () => cut('d', { length: 20_000, noticed: 6000 }));
   },
-  'a page is cut off, and takes its place again': () => {
+  'a page is cut off, and resumes its session': () => {
     network.heartbeat = 8;
     after(5000 + random() * 6000, () => cut('d', { length: 20_000, noticed: Infinity }));
   },
@@ -55,7 +55,7 @@ const FAULTS = {
   },
 };
 
-/** Shows and hides a screen; in the end it is shown. */
+/** Shows and hides a screen several times. At the end it is shown. */
 function toggle(room) {
   const show = () => room.publish(new MediaStream([{ kind: 'video' }]), { name: 'screen' });
   for (let i = 0; i < 3; i++) {
@@ -66,8 +66,8 @@ function toggle(room) {
 }
 
 /**
- * Says numbers, and hears those of the others. Nothing is doubled or overtaken; nor lost, if who said it and who
- * heard it are the same peers as in the beginning.
+ * Sends numbers, and checks those of the others. None may arrive twice or out of order. None may be lost if
+ * sender and receiver are still the same peers as at the beginning.
  */
 function converse(room, id, heard) {
   let next = 0;
@@ -76,16 +76,16 @@ function converse(room, id, heard) {
     const last = heard.get(`${from} ${id}`) ?? -1;
     heard.set(`${from} ${id}`, number);
     const isLost = number > last + 1 && last !== -1 && [from, id].every((one) => entries.get(one) === 1);
-    if (number <= last || isLost) trouble.push(`${id} hears ${number} of ${from} after ${last}`);
+    if (number <= last || isLost) trouble.push(`${id} received ${number} from ${from} after ${last}`);
   });
 }
 
-/** Everybody publishes, or with an odd seed only one of them. Half of the servers let pages resume. */
+/** All pages publish; with an odd seed, only one of them does. Half of the servers let pages resume. */
 async function meet(seed, fault) {
   begin(seed, { heartbeat: 3, grace: seed % 4 < 2 ? 15_000 : 0 });
   const publishers = seed % 2 ? [anyone()] : PAGES;
   const rooms = new Map();
-  const heard = new Map(); // from and to -> the last number
+  const heard = new Map(); // `${from} ${to}` -> the last number
   for (const id of PAGES) {
     after(random() * 3000, async () => {
       const room = await join(`http://server/${id}`, { room: 'r', username: id, clientId: id });

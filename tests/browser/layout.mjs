@@ -1,5 +1,5 @@
 /**
- * Where the tiles of a call stand: nothing overlaps, nothing sticks out, and the window is used.
+ * The layout of a call's tiles: they do not overlap, stay within the window, and use most of it.
  *
  *     node layout.mjs
  */

@@ -1,7 +1,8 @@
 /**
- * A client of the `live` dialect, as its family writes it: who is live offers to whom it is told
- * of by `live_peer_joined`; who listens asks who is live, waits, and never offers. When its
- * connection is lost it comes back, and joins no room again; its peer connections go on.
+ * A typical client of the `live` dialect. A live client makes an offer to each peer that
+ * `live_peer_joined` names. A listener asks who is live, waits for offers, and never makes one.
+ * When the connection is lost, the client reconnects without joining the room again; its peer
+ * connections continue.
  * Query: room, user.
  */
 
@@ -9,7 +10,7 @@ const query = new URLSearchParams(location.search);
 const room = query.get('room');
 const me = query.get('user');
 
-/** Everything that the server said, for the test to read. */
+/** All messages from the server, for the test to read. */
 window.messages = [];
 
 const url = `ws://${location.host}/api/v1/ws/connect?user_id=${me}&username=${me}&token=t`;
@@ -19,7 +20,7 @@ let socket;
 let isBack = false;
 const calls = new Map(); // the other's user id -> {pc, early, isUnanswered}
 let camera = null;
-let isUntold = false; // that the camera is on
+let isUntold = false; // whether the server does not know yet that we are live
 
 function setState(words) {
   document.getElementById('state').textContent = words;
@@ -50,7 +51,7 @@ async function receive(message) {
   if (type === 'live_ice') await candidate(calls.get(from), payload);
 }
 
-/** Who went live while the server was away says so at once; its offers may have been lost. */
+/** If we went live while the server was away, announces that now. Earlier offers may have been lost. */
 function connected() {
   for (const call of calls.values()) call.isUnanswered = false;
   if (!isBack) send('join_room');
@@ -62,7 +63,7 @@ function joined() {
   send('live_status');
 }
 
-/** The live one offers; to a listener it says only that there is somebody to ask about. */
+/** If we are live, makes an offer. If not, asks who is live. */
 async function peerJoined(user) {
   if (camera) await offer(user);
   else send('live_status');
@@ -79,7 +80,7 @@ function open(user) {
   return pc;
 }
 
-/** Not again while it has no answer: a listener that goes live is told of twice. */
+/** Makes one offer until it is answered, since a listener that goes live is announced twice. */
 async function offer(user) {
   if (calls.get(user)?.isUnanswered) return;
   const pc = open(user);
@@ -89,7 +90,7 @@ async function offer(user) {
   send('live_offer', { target_user_id: user, payload: pc.localDescription });
 }
 
-/** Two that go live at the same moment offer to each other: that of the smaller id counts. */
+/** If two clients go live at the same moment, their offers cross; that of the smaller id counts. */
 async function answer(user, description) {
   if (calls.get(user)?.isUnanswered && me < user) return;
   const pc = open(user);
@@ -100,7 +101,7 @@ async function answer(user, description) {
 }
 
 async function answered(call, description) {
-  if (!call?.isUnanswered) return; // to an offer that gave way
+  if (!call?.isUnanswered) return; // our offer was dropped in favour of theirs
   call.isUnanswered = false;
   await describe(call, description);
 }
@@ -115,7 +116,7 @@ async function candidate(call, value) {
   else call?.early.push(value);
 }
 
-/** But those of an offer or answer that did not count. */
+/** Adds a candidate, unless it belongs to an offer or answer that was dropped. */
 async function add(pc, value) {
   const { usernameFragment } = new RTCIceCandidate(value);
   if (pc.remoteDescription.sdp.includes(usernameFragment)) await pc.addIceCandidate(value);

@@ -1,5 +1,5 @@
 /**
- * Walks through the table by which two peers negotiate.
+ * Checks the table by which two peers negotiate.
  *
  *     node negotiation.mjs
  */
@@ -12,7 +12,7 @@ const STATES = Object.keys(NEGOTIATION);
 const LOCAL = ['change', 'need', 'made', 'failed', 'applied', 'refused', 'taken', 'answered'];
 const REMOTE = ['request', 'answer', 'answerLost', 'offer', 'yield'];
 
-// The table is whole: what it names is there, and each state leads back to rest.
+// The table is complete: it names only known states and inputs, and each state leads back to `idle`.
 
 for (const [state, row] of Object.entries(NEGOTIATION)) {
   for (const [input, [next]] of Object.entries(row)) {
@@ -30,14 +30,14 @@ function reachable(from) {
 assert.deepEqual([...reachable('idle')].sort(), [...STATES].sort());
 for (const state of STATES) assert(reachable(state).has('idle'), `${state} never ends`);
 
-// Where offers cross, the impolite side's stands and the polite side's goes.
+// When offers cross, the impolite side's offer counts, and the polite side drops its own.
 
 for (const state of ['making', 'offering']) {
   assert.equal(NEGOTIATION[state].offer, undefined);
   assert.equal(NEGOTIATION[state].yield[0], 'taking');
 }
 
-// Which input an offer is: [offer, link, input]
+// The input as which an offer counts: [offer, link, input]
 
 for (const [offer, link, input] of [
   [{ session: 'a' }, { polite: false, isFirst: true }, 'offer'],
@@ -51,8 +51,8 @@ for (const [offer, link, input] of [
   assert.equal(inputOf(offer, link), input, JSON.stringify([offer, link]));
 }
 
-// Two sides, whose signals may be lost, are never stuck: whatever has happened, both can still come to
-// rest with all changes negotiated. A world is [polite side, impolite side, signals to each].
+// Two sides whose signals may be lost never get stuck: from every reachable world, both can still become
+// idle with all changes negotiated. A world is [polite side, impolite side, signals to each].
 
 const CHANGES = 2; // of each side; for the polite one, one of them is a stream without a transceiver
 const MOST = 2; // signals on their way to one side
@@ -60,18 +60,18 @@ const MOST = 2; // signals on their way to one side
 const newSide = (polite) => ({
   polite, state: 'idle', changes: polite ? CHANGES - 1 : CHANGES, unsaid: false, need: false, isFirst: true,
   isPaired: false, offers: 0, taken: 0,
-  // The polite side's stream: to come, wanted, or had. The impolite side's: its transceiver is there,
-  // and in the last offer.
+  // The polite side's stream is to come, wanted, or had. On the impolite side, `slot` means that its
+  // transceiver exists, and `offered` that it was in the last offer.
   ...(polite ? { stream: 'to come' } : { slot: false, offered: false }),
 });
 
-/** What a side sends again and again, if anything. */
+/** The signal that a side repeats until it is answered, if any. */
 function unanswered({ state, offers, isPaired, stream, offered }) {
   if (state === 'asking') return { type: 'request', wants: stream === 'wanted' };
   return state === 'offering' ? { type: 'offer', n: offers, knows: isPaired, slot: offered } : null;
 }
 
-/** Lets a side go on by the table; what it sends. */
+/** Applies an input to a side by the table; returns the signals that it sends. */
 function go(side, input, signal) {
   const entry = NEGOTIATION[side.state][input];
   if (!entry) return [];
@@ -108,7 +108,7 @@ function* steps(world) {
         return go(mine, 'need');
       });
     }
-    if (side.polite && side.isPaired && side.changes > 0) { // ICE has to begin anew
+    if (side.polite && side.isPaired && side.changes > 0) { // ICE has to be restarted
       yield act((mine) => {
         Object.assign(mine, { changes: mine.changes - 1, need: true });
         return go(mine, 'need');
@@ -146,7 +146,7 @@ function* steps(world) {
 
 const start = { sides: [newSide(true), newSide(false)], signals: [[], []] };
 const worlds = new Map([[JSON.stringify(start), start]]);
-const before = new Map(); // a world's key -> keys of those that lead to it
+const before = new Map(); // a world's key -> keys of the worlds that lead to it
 for (const [key, world] of worlds) {
   for (const next of steps(world)) {
     const name = JSON.stringify(next);

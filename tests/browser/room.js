@@ -1,9 +1,8 @@
 /**
- * A client of the `room` dialect, as its family writes it: REST join first, then the socket;
- * the viewer makes the offer, with its own camera if it is live as well. An offer that comes
- * instead of the answer takes the place of its own. When its connection is lost it comes back by
- * the socket alone: it says neither its name again, nor that it is live, and its peer connections
- * go on.
+ * A typical client of the `room` dialect. It joins by REST, then opens the socket. The viewer makes
+ * the offer, with its own camera if it is live as well. If an offer arrives instead of the answer,
+ * it replaces the viewer's offer. When the connection is lost, the client only reopens the socket:
+ * it sends neither its name again, nor that it is live, and its peer connections continue.
  * Query: room, user, username, and host if it is not this page's.
  */
 
@@ -14,7 +13,7 @@ const me = query.get('user');
 const username = query.get('username') ?? me;
 const COME_BACK_AFTER = 200; // ms
 
-/** Everything that the server said, for the test to read. */
+/** All messages from the server, for the test to read. */
 window.messages = [];
 
 let socket;
@@ -108,7 +107,7 @@ async function describe({ pc, early }, description) {
   for (const value of early.splice(0)) await pc.addIceCandidate(value);
 }
 
-/** `null` says that there are no more. */
+/** A candidate of `null` means that there are no more. */
 async function candidate({ pc, early }, value) {
   if (pc.remoteDescription) await pc.addIceCandidate(value);
   else early.push(value);

@@ -1,15 +1,15 @@
 /**
- * A world for the browser client without a browser: time that jumps, peer connections that negotiate
- * as the W3C says but send nothing, and a server that forwards `mesh`, over a network that can fail.
- * All chance comes from a seed, so what went wrong once goes wrong again.
+ * A simulated world for the browser client, without a browser: time that jumps, peer connections that
+ * negotiate as the W3C specifies but send nothing, and a server that forwards `mesh`, over a network
+ * that can fail. All randomness comes from a seed, so that failures are reproducible.
  */
 
-// Time and chance
+// Time and randomness
 
 let now = 0; // ms
 let lastId = 0;
 let dice = 0;
-/** What was thrown, and caught by nobody. */
+/** Uncaught errors, and other problems. */
 export const trouble = [];
 const steps = new Map(); // id -> { at, step }
 
@@ -45,7 +45,7 @@ function every(ms, step, id = ++lastId) {
   }, id);
 }
 
-/** Promises are settled between any two steps. */
+/** Runs all steps until `end`. Between any two steps, promises are settled. */
 export async function runUntil(end) {
   const settle = globalThis.setImmediate;
   for (;;) {
@@ -67,7 +67,7 @@ export async function runUntil(end) {
 
 export const connections = new Map(); // id -> PeerConnection
 
-/** A transceiver; `agreed` is what the last answer was made for. */
+/** A transceiver; `agreed` is the state at the last answer. */
 class Transceiver {
   #pc;
   #direction;
@@ -114,7 +114,7 @@ class PeerConnection {
   #restart = false;
   #generation = 0; // of ICE; 0 before the first description
   #candidates = []; // ours
-  #known = new Set(); // whose candidates, and of which generation
+  #known = new Set(); // the sender and generation of the candidates that we know
   #ours = null; // { now, next }: descriptions
   #theirs = null;
   #pending = null; // an offer, ours or theirs
@@ -167,7 +167,7 @@ class PeerConnection {
     return transceiver;
   }
 
-  /** One after the other; what a closed connection still had to do is never done. */
+  /** Runs operations one after the other; closing the connection cancels those that are left. */
   #queue(operation) {
     this.#queued += 1;
     const done = this.#operations.then(() => new Promise((resolve, reject) => {
@@ -254,7 +254,7 @@ class PeerConnection {
     this.mustBeOpen();
     return this.#queue(() => {
       const description = { ...JSON.parse(sdp), type };
-      if (this.#theirs && this.#theirs.from !== description.from) throw new Error('Of another one');
+      if (this.#theirs && this.#theirs.from !== description.from) throw new Error('The description is from another connection');
       if (type === 'offer') this.#takeOffer(description);
       else this.#takeAnswer(description);
       for (const candidate of description.candidates) this.#learn(candidate);
@@ -326,7 +326,7 @@ class PeerConnection {
     return connections.get(this.#theirs?.from);
   }
 
-  /** Whether both have agreed with each other, and either knows a way to the other. */
+  /** Whether both sides have agreed with each other, and at least one knows the other's candidates. */
   #meets(other) {
     const fits = (one, two) => two.#theirs?.from === one.#id
       && two.#theirs.generation === one.#ours?.generation;
@@ -367,7 +367,7 @@ class PeerConnection {
     this.signalingState = this.connectionState = 'closed';
     const other = this.#other();
     if (other?.connectionState !== 'connected' || other.#other() !== this) return;
-    const isTold = random() < 0.9; // by DTLS, in a packet that may be lost
+    const isTold = random() < 0.9; // the packet by which DTLS reports it may be lost
     if (isTold) after(10 + random() * 500, () => other.#hungUp());
     for (const [ms, state] of [[5000, 'disconnected'], [18_000, 'failed']]) {
       after(ms, () => other.#other() === this && other.#become(state));
@@ -409,11 +409,12 @@ class Stream {
 // The server, and the network to it
 
 /**
- * `latency` and `slowness` (of browsers) in ms at most; `loses(message, from)` says what gets lost;
- * `grace` in ms, for which a session waits for its page (0: there are none, as with an old server).
+ * `latency` and `slowness` (of browsers) are maxima in ms. `loses(message, from)` decides which messages
+ * are lost. `grace` is the time in ms for which a session can be resumed (0: no sessions, as with an old
+ * server).
  */
 export const network = {};
-/** Pages whose network swallows everything. */
+/** Pages whose network drops all packets. */
 export const away = new Set();
 const server = new Map(); // client id -> Visit
 const sessions = new Map(); // id -> Visit
@@ -421,7 +422,7 @@ const sessions = new Map(); // id -> Visit
 export const entries = new Map();
 const isCounted = (type) => !/^(ping|pong|auth_|token_|resumed|not_resumed)/.test(type);
 
-/** Carries steps one way: each takes a moment, and none overtakes another. */
+/** One direction of a connection: each step is delayed, and the order is kept. */
 function line() {
   let last = 0;
   return (step) => {
@@ -430,7 +431,7 @@ function line() {
   };
 }
 
-/** The server's end of a socket; with a session, of one after the other. */
+/** The server's end of a socket or, with a session, of successive sockets. */
 class Visit {
   id = null;
   live = null;
@@ -480,11 +481,11 @@ class Visit {
     this.#join(hello);
   }
 
-  /** The socket of a newcomer is ours from now on; what came by the old one is of no account. */
+  /** Takes over a newcomer's socket; what still arrives on the old one is ignored. */
   #resume(newcomer, { received }) {
     const lacks = received - this.#session.confirmed;
     if (lacks < 0 || lacks > this.#session.kept.length) {
-      trouble.push(`${this.id} says that it has got ${received} messages`);
+      trouble.push(`${this.id} claims to have received ${received} messages`);
       return false;
     }
     const wasAway = this.#socket === null;
@@ -511,7 +512,7 @@ class Visit {
     this.#session.confirmed = received;
   }
 
-  /** The socket is gone without a goodbye. */
+  /** Called when the socket was lost without a close frame. */
   lose() {
     if (!this.#session || this.isOver) return this.leave();
     if (!this.#socket) return;
@@ -567,7 +568,7 @@ class Visit {
     this.tellOthers({ type: 'user_left', client_id: this.id });
   }
 
-  /** The server closes the connection, as if it had heard nothing for too long. */
+  /** Closes the connection from the server's side, as after a missed heartbeat. */
   drop() {
     const socket = this.#socket;
     this.lose();
@@ -582,7 +583,7 @@ export function drop(id) {
   server.get(id)?.drop();
 }
 
-/** The network of a page is cut; the server notices after some time, if it does so before the end. */
+/** Cuts the network of a page for `length` ms. The server notices that after `noticed` ms, if it is still cut. */
 export function cut(id, { length, noticed }) {
   const visit = server.get(id);
   away.add(id);
@@ -611,7 +612,7 @@ class Socket {
     });
   }
 
-  /** Whom the server has hear what comes from here. */
+  /** Sets the visit that gets the messages from this socket. */
   lead(visit) {
     this.#visit = visit;
   }

@@ -1,9 +1,9 @@
 /**
- * A client of the `stream` dialect, as its family writes it: the broadcaster makes one peer
- * connection for each viewer. Query: stream, role (broadcaster or viewer), and host if it is
- * not this page's. With `old` it is as it was written first: candidates that come before the
- * description is applied, which takes so many milliseconds, are lost, and a viewer ignores offers
- * while it has a connection that has not failed.
+ * A typical client of the `stream` dialect: the broadcaster makes one peer connection for each
+ * viewer. Query: stream, role (broadcaster or viewer), and host if it is not this page's.
+ * With `old=MS` it behaves like the first clients of this dialect: it takes MS milliseconds to apply
+ * a description, loses candidates that arrive before that, and, as a viewer, ignores offers while
+ * it has a connection that has not failed.
  */
 
 const query = new URLSearchParams(location.search);
@@ -13,14 +13,14 @@ const broadcasting = query.get('role') === 'broadcaster';
 const old = query.has('old');
 const slowness = Number(query.get('old'));
 
-/** Everything that the server said, for the test to read. */
+/** All messages from the server, for the test to read. */
 window.messages = [];
 
 /** How many offers were answered. */
 window.answered = 0;
 
 const socket = new WebSocket(`ws://${host}/ws`);
-const calls = window.calls = new Map(); // viewer's id -> {pc, early}; a viewer has one, its own
+const calls = window.calls = new Map(); // viewer's id -> {pc, early}; a viewer has only one, under its own id
 let camera = null;
 
 function setState(words) {
@@ -36,7 +36,7 @@ async function start() {
   else send({ type: 'join-stream' });
 }
 
-/** Also with another camera: who watched is offered that anew. */
+/** Also called to switch cameras: viewers then get new offers. */
 async function goLive() {
   for (const id of [...calls.keys()]) close(id);
   camera = await navigator.mediaDevices.getUserMedia({ video: true, audio: true });
@@ -82,7 +82,7 @@ async function offer(viewerId) {
   send({ type: 'webrtc-offer', offer: pc.localDescription, viewerId });
 }
 
-/** An offer of the peer connection that we have is for that one. */
+/** Uses the known peer connection if the offer is from the same one as before, and else a new one. */
 async function answer(viewerId, description) {
   if (old && calls.has(viewerId)) {
     const state = calls.get(viewerId).pc.connectionState;
@@ -102,7 +102,7 @@ function originOf(description) {
   return /^o=\S+ (\S+)/m.exec(description?.sdp)?.[1];
 }
 
-/** To another camera, which has a larger picture, by another offer of each peer connection. */
+/** Switches to another camera with a larger picture, by a new offer on each peer connection. */
 async function switchCamera() {
   const devices = await navigator.mediaDevices.enumerateDevices();
   const { deviceId } = devices.filter(({ kind }) => kind === 'videoinput').at(-1);

@@ -1,6 +1,6 @@
 /**
- * What the browser client decides without a browser: who speaks, what names mean, what stats say, and what is said
- * again.
+ * Parts of the browser client that need no browser: the active speaker, stream names, statistics, resumption, and
+ * reports of call quality.
  *
  *     node tables.mjs
  */
@@ -13,7 +13,7 @@ import { SpeakerFinder } from '../../trio_signal/browser/src/speaker.js';
 import { StatsReader } from '../../trio_signal/browser/src/stats.js';
 import { mainOf, namesIn, wantsIn } from '../../trio_signal/browser/src/streams.js';
 
-// Who speaks: rows of [levels, speaker], measured one after the other.
+// The active speaker: rows of [levels, speaker], measured one after the other.
 
 for (const rows of [
   [[{}, null]],
@@ -21,7 +21,7 @@ for (const rows of [
   [[{ a: 0.3, b: 0 }, 'a'], [{ a: 0, b: 0 }, 'a'], [{ a: 0, b: 0 }, 'a']], // silence changes nothing
   [[{ a: 0.3, b: 0 }, 'a'], [{ a: 0.3, b: 0.4 }, 'a'], [{ a: 0.3, b: 0.3 }, 'a']], // both at once
   [[{ a: 0.3, b: 0 }, 'a'], [{ a: 0, b: 0.1 }, 'a'], [{ a: 0, b: 0.3 }, 'b']], // the next one
-  [[{ a: 0.3, b: 0 }, 'a'], [{ b: 0 }, null], [{ b: 0.3 }, 'b']], // who left
+  [[{ a: 0.3, b: 0 }, 'a'], [{ b: 0 }, null], [{ b: 0.3 }, 'b']], // the speaker left
 ]) {
   const finder = new SpeakerFinder();
   for (const [levels, speaker] of rows) {
@@ -29,7 +29,7 @@ for (const rows of [
   }
 }
 
-// Names come from strangers.
+// Stream names are untrusted input.
 
 for (const [streams, names] of [
   [undefined, null],
@@ -54,13 +54,13 @@ assert.equal(mainOf(new Map()), null);
 assert.equal(mainOf(new Map([['screen', 1], ['camera', 2]])), 2);
 assert.equal(mainOf(new Map([['screen', 1], ['slides', 2]])), 1);
 
-// Stats: reports of which each is [bytes sent, at ms], and the bitrate that follows.
+// Statistics: rows of [bytes sent, time in ms, expected bitrate].
 
 const reader = new StatsReader();
 for (const [bytesSent, timestamp, bitrate] of [
   [1000, 0, null],
   [2000, 1000, 8000],
-  [2000, 1000, 8000], // the browser measures only so often
+  [2000, 1000, 8000], // the browser has not measured again
   [2000, 2000, 0],
 ]) {
   const report = new Map([
@@ -76,7 +76,7 @@ for (const [bytesSent, timestamp, bitrate] of [
   assert.deepEqual([received, roundTripTime, relayed], [[], 20, true]);
 }
 
-// The codec of what a receiver measures, where the browser names that of the packet that came last.
+// The codec of a received track, in a browser that reports the codec of the last packet.
 
 const receiver = new StatsReader();
 for (const [mimeType, codec] of [
@@ -89,7 +89,7 @@ for (const [mimeType, codec] of [
   assert.equal(row.codec, codec, mimeType);
 }
 
-// What is said again: what we said, what was confirmed before, what the server says that it got, what it lacks.
+// Repeated messages: what we sent, how many were confirmed before, how many the server reports, and what it lacks.
 
 for (const [said, confirmed, received, lacking] of [
   [[], 0, 0, []],
@@ -97,11 +97,11 @@ for (const [said, confirmed, received, lacking] of [
   [['a', 'b'], 0, 1, ['b']],
   [['a', 'b', 'c'], 1, 1, ['b', 'c']],
   [['a', 'b', 'c'], 1, 3, []],
-  [['a', 'b'], 1, 0, ['b']], // less than it said before is not believed,
-  [['a', 'b'], 0, 3, ['a', 'b']], // nor more than there was,
-  [['a', 'b'], 0, undefined, ['a', 'b']], // nor nothing
+  [['a', 'b'], 1, 0, ['b']], // a number lower than before is ignored
+  [['a', 'b'], 0, 3, ['a', 'b']], // and one higher than what we sent
+  [['a', 'b'], 0, undefined, ['a', 'b']], // and a missing one
   [Array(2048).fill('x'), 0, 2046, ['x', 'x']],
-  [Array(2049).fill('x'), 0, 0, []], // it is given up
+  [Array(2049).fill('x'), 0, 0, []], // too many messages: the session cannot be resumed
   [['x'.repeat(2 ** 20), 'x'], 0, 0, []],
 ]) {
   const resumption = new Resumption('s');
@@ -112,7 +112,7 @@ for (const [said, confirmed, received, lacking] of [
   assert.equal(resumption.overflowed, said.length > 2048 || said.join('').length > 2 ** 20, again);
 }
 
-// When it is asked: messages that come and go, of so many characters, until it is due.
+// When to ask for a confirmation: types of messages, their size, and how many of each until it is due.
 
 for (const [types, size, due] of [
   [['message'], 1, 64],
@@ -131,7 +131,7 @@ for (const [types, size, due] of [
   assert.equal(resumption.isDue, false);
 }
 
-// How calls are: rows of [state, bytes received, relayed], and what is reported of it.
+// Call quality: rows of [state, bytes received, relayed], and what is reported about them.
 
 {
   const call = ([state, bytes, relayed]) => ({
@@ -149,9 +149,9 @@ for (const [types, size, due] of [
     let isOnline = false;
     const send = (report) => isOnline && Boolean(reports.push(report));
     const quality = new Quality({ links: () => links, expects: () => 'received', send });
-    await quality.check({ state: 'closed' }); // it is nobody's any more
+    await quality.check({ state: 'closed' }); // a closed link does not count
     for (const link of links) await quality.check(link);
-    await quality.report(); // nobody hears it, so it is said again
+    await quality.report(); // it cannot be sent, so it is reported later
     isOnline = true;
     await quality.report();
     assert.deepEqual(reports, [{ type: 'quality', ...none, ...counts, round_trips: Array(trips).fill(20) }]);

@@ -25,7 +25,7 @@ def test_an_operator_sees_and_ends_a_call(visit: Visit) -> None:
     expect_accessible(admin)
     admin.get_by_role("button", name="Connect").click()
     expect(admin.get_by_role("row").filter(has_text="ready")).to_be_visible()
-    admin.get_by_label("Rooms whose name begins with").fill("admin-")
+    admin.get_by_label("Rooms whose names begin with").fill("admin-")
     expect_accessible(admin)
     admin.get_by_role("button", name="admin-test", exact=True).click()
     expect(admin.get_by_text("1 of 1 peers")).to_be_visible()
@@ -37,7 +37,7 @@ def test_an_operator_sees_and_ends_a_call(visit: Visit) -> None:
     bob.get_by_label("Room").fill("admin-test")
     bob.get_by_role("button", name="Join without camera", exact=True).click()
     expect(admin.get_by_text("2 of 2 peers")).to_be_visible()
-    admin.get_by_label("Only peers with").fill("bob")
+    admin.get_by_label("Filter peers").fill("bob")
     expect(admin.get_by_text("1 of 2 peers")).to_be_visible()
 
     admin.get_by_role("button", name="Lock", exact=True).click()

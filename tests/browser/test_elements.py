@@ -120,7 +120,7 @@ def test_pages_ask_for_a_token_if_the_server_requires_one(
     expect(dev.get_by_role("heading", name="guarded")).to_be_visible()
 
     dev.goto("/demo/announcements")  # the tab keeps its token
-    expect(dev.get_by_text("Your token is not a creator’s")).to_be_visible()
+    expect(dev.get_by_text("Your token is not for creators")).to_be_visible()
     expect(dev.locator("#me")).to_have_text("Ada")
     creator = make_token(sub="boss", name="Boss", creator=True)
     ada.goto(f"/demo/announcements#token={creator}")

@@ -146,7 +146,7 @@ def test_inspect_shows_messages_as_they_arrive(visit: Visit) -> None:
 
     bob.get_by_label("Send to all").fill('{"from the other": 7}')
     bob.get_by_role("button", name="Send").click()
-    page.get_by_label("Show only").press_sequentially("from the other")
+    page.get_by_label("Filter messages").press_sequentially("from the other")
     said = log.locator("summary").filter(has_text="message").filter(has_text="Bob")
     expect(said).to_contain_text('{"data":{"from the other":7}}')
     expect(came).to_be_hidden()

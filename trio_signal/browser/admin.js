@@ -92,7 +92,7 @@ function replicaRow({ replica, host, status, reason, version, started_at, ...cou
     ...[connections, away, rooms, peers, live].map((count) => h('td', {}, count)));
 }
 
-/** The time since a moment in its two greatest units, as a `time` element. */
+/** The time since a moment in its two largest units, as a `time` element. */
 function since(at) {
   let seconds = Math.max(Math.round((Date.now() - Date.parse(at)) / 1000), 0);
   const parts = [];
@@ -134,7 +134,7 @@ function row({ peer_id, user_id, username, dialect, live, joined_at, replica, ad
     h('td', {}, away ? 'away' : 'here'), h('td', {}, since(joined_at)), h('td', {}, address_class),
     h('td', { title: replica }, replica.slice(0, 8)),
     h('td', {}, h('div', { class: 'row' },
-      button('Take out', () => takeOut(peer_id)),
+      button('Remove', () => takeOut(peer_id)),
       button('Ban', () => takeOut(peer_id, $('minutes').valueAsNumber * 60)))));
 }
 
@@ -158,7 +158,7 @@ function show(id) {
   listen();
 }
 
-/** Waits for changes until another room is shown. */
+/** Shows changes as they happen, until another room is shown. */
 async function listen() {
   listening?.abort();
   const mine = (listening = new AbortController());
@@ -178,7 +178,7 @@ async function listen() {
     } catch {
       if (mine.signal.aborted) return;
     }
-    state('Connecting again', 'closed');
+    state('Reconnecting…', 'closed');
     await new Promise((resolve) => setTimeout(resolve, AGAIN));
   }
 }
@@ -228,7 +228,7 @@ $('lock').addEventListener('click', () => attempt(async () => {
 $('close-room').addEventListener('click', () => attempt(async () => {
   await ask('DELETE', room(), { reason: $('reason').value || undefined });
   await look();
-}, 'Everybody was removed'));
+}, 'Everybody has been removed'));
 $('message').addEventListener('submit', (event) => {
   event.preventDefault();
   attempt(async () => {

@@ -125,7 +125,7 @@ async function count() {
     $('reader').hidden = true;
   } catch (error) {
     $('reader').hidden = error.status !== 403;
-    $('connected').textContent = $('today').textContent = '–'; // no creator, or no answer
+    $('connected').textContent = $('today').textContent = '–'; // not a creator, or no answer
   }
 }
 
@@ -175,7 +175,7 @@ async function enter(problem) {
   } catch (error) {
     return showState('closed', error.message);
   }
-  await count(); // shows whether the user is a creator
+  await count(); // fails unless the user is a creator
   $('desk').hidden = false;
   $('who').hidden = Boolean(token);
   $('known').hidden = !token;

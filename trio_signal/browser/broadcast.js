@@ -120,12 +120,12 @@ function ended(reason = '') {
   devices.close();
   write($('total-time'), timeSince(began));
   write($('total-viewers'), String(most));
-  write($('ended-words'), reason ? `The server has ended it: ${reason}` : '');
+  write($('ended-words'), reason ? `The server ended it: ${reason}` : '');
   draw();
   $('ended-title').focus();
 }
 
-/** Counts the viewers: only the broadcaster knows who receives its video. */
+/** Sends the number of viewers to all: only the broadcaster knows who receives its video. */
 function tellViewers() {
   const viewers = countViewers();
   if (viewers !== told && room.send({ viewers })) told = viewers;
@@ -145,11 +145,11 @@ async function measure() {
   draw();
 }
 
-/** Keeps the screen on: a phone that goes to sleep would end the broadcast. */
+/** Keeps the screen on, because a phone that goes to sleep would end the broadcast. */
 async function keepAwake() {
   try {
     awake = await navigator.wakeLock?.request('screen');
-  } catch { /* It is hidden, or its battery is low. */ }
+  } catch { /* The page is hidden, or the battery is low. */ }
 }
 
 // Sending
@@ -285,7 +285,7 @@ function drawAudience() {
     || $('video').srcObject?.getVideoTracks()[0]?.getSettings().height;
   write($('height'), height ? `${height}p` : 'Audio only');
   $('nobody').hidden = peers.length > 0;
-  // Peers in the room that do not watch are no viewers, and come last.
+  // Peers that do not watch are listed last.
   const watching = (peer) => peer.relayed || peer.state !== 'none';
   peers.sort((one, other) => watching(other) - watching(one));
   $('people').replaceChildren(...peers.map(drawViewer));
@@ -302,7 +302,7 @@ function wordsFor(peer, grade) {
   return peer.state === 'none' ? 'Not watching' : 'Connecting…';
 }
 
-/** Lets the meter follow the microphone in use. */
+/** Makes the meter show the level of the microphone in use. */
 function listen() {
   const track = phase === 'setup' ? devices.tracks.microphone : null;
   if (track === heard) return;

@@ -15,7 +15,7 @@ function propose() {
   return `${pick(FIRST)}-${pick(SECOND)}-${100 + crypto.getRandomValues(new Uint32Array(1))[0] % 900}`;
 }
 
-/** The link has the machine's address in its network, even if this page was opened at another one. */
+/** The link has the machine's address in its network, even if this page was opened at another address. */
 function invite() {
   if (!$('phone')) return;
   const link = new URL(`https://${$('phone').dataset.host.replace(/^(.*:.*)$/, '[$1]')}:${location.port || 443}/demo/call`);

@@ -6,7 +6,7 @@ import { $, drawIcons, enter, notify } from './page.js';
 
 const MOST = 500; // lines
 const PREVIEW = 160; // characters
-/** The description of a message. */
+/** Fields that are shown in a message's line, and are left out of its preview. */
 const SAID = new Set(['type', 'from', 'to', 'username', 'client_id', 'user', 'room_id']);
 
 let room = null;
@@ -84,7 +84,7 @@ function draw() {
   const peers = [...room.peers.values()];
   $('people').replaceChildren(...peers.map(({ name, live, id }) => h('li', {},
     h('span', { class: 'who' }, name),
-    live && h('span', { class: 'badge live' }, live.media === 'video' ? 'Live' : 'Live, sound'),
+    live && h('span', { class: 'badge live' }, live.media === 'video' ? 'Live' : 'Live, audio only'),
     h('code', { class: 'hint', title: id }, short(id)))));
   $('nobody').hidden = peers.length > 0;
 }
@@ -94,7 +94,7 @@ function send(event) {
   notify('');
   try {
     const data = JSON.parse($('say').data.value);
-    if (!room.send(data)) notify('Not sent: there is no connection now.');
+    if (!room.send(data)) notify('Not sent: there is no connection at the moment.');
   } catch (error) {
     notify(`That is not JSON. ${error.message}`);
   }

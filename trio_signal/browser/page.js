@@ -18,8 +18,8 @@ export function notify(words) {
 }
 
 /**
- * Makes the form `join` work, and shows the state of the connection. `onJoined(room)` is called
- * each time a room is joined, `onClosed()` when it is over. A link with `?room=` fills the form.
+ * Makes the form `join` work, and shows the state of the connection. Calls `onJoined(room)` each
+ * time a room is joined, and `onClosed()` when it is closed. A link with `?room=` fills the form.
  */
 export function enter(options, onJoined, onClosed = () => {}) {
   const form = $('join');
@@ -78,7 +78,7 @@ function entered(form, room, onJoined, onClosed) {
   onJoined(room);
 }
 
-/** Shows the state of the connection, in few words, so that the header keeps its height. */
+/** Shows the state of the connection, in one word, so that the header keeps its height. */
 export function showState(state, reason = '') {
   $('state').dataset.state = state;
   $('state').textContent = ROOM_WORDS[state];
@@ -100,6 +100,6 @@ export async function copy(button, link) {
     notify('Copied.');
     setTimeout(() => notify(''), 2000);
   } catch {
-    notify(`Not copied: this browser does not allow it here. The link is ${link}`);
+    notify(`Could not copy: this browser does not allow it here. The link is ${link}`);
   }
 }

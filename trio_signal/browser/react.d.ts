@@ -24,7 +24,7 @@ export interface PeerView {
   live: Live | null;
   /** The state of the peer connection. */
   state: LinkState;
-  /** Whether the server has lost it. */
+  /** Whether it lost its connection to the server, and may resume. */
   away: boolean;
   /** The stream to show if you show only one. */
   stream: MediaStream | null;

@@ -1,10 +1,10 @@
 /**
- * The browser client in React: a room for as long as a component is there, and who is in it.
+ * The browser client in React: hooks for a room that lasts as long as a component, and for its peers.
  *
  *     const { room, state } = useRoom('https://signal.example.com', { room: 'lobby' });
  *     const peers = usePeers(room);
  *
- * It needs React 18 or later. All else is done with the {@link Room}: `room.publish`, `room.send`, `room.on`.
+ * It needs React 18 or later. For everything else, use the {@link Room}: `room.publish`, `room.send`, `room.on`.
  */
 
 import { useEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react';
@@ -35,7 +35,7 @@ const NOBODY = [];
  * @property {string} name - The name it chose.
  * @property {Live | null} live - Whether it is live, and since when.
  * @property {LinkState} state - The state of the peer connection.
- * @property {boolean} away - Whether the server has lost it.
+ * @property {boolean} away - Whether it lost its connection to the server, and may resume.
  * @property {MediaStream | null} stream - The stream to show if you show only one.
  * @property {ReadonlyMap<string, MediaStream>} streams - All its streams, by name.
  * @property {Peer} peer - The peer itself, for `peer.stats()` and `peer.channel(name)`.
@@ -91,7 +91,7 @@ function stay(url, options, setView) {
  * Returns the other peers in the room. The component renders again whenever a peer joins, leaves or
  * changes.
  *
- * @param {Room | null} room - As {@link useRoom} gave it.
+ * @param {Room | null} room - As returned by {@link useRoom}.
  * @returns {readonly PeerView[]} The peers in the order in which they joined; the same array until
  *   something changes.
  */

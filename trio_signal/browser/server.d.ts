@@ -40,13 +40,13 @@ export interface RoomDetail {
   id: string;
   /** The peers. */
   peers: PeerDetail[];
-  /** Whether nobody new can join. */
+  /** Whether it is locked, so that nobody new can join. */
   locked: boolean;
   /** The number of the room's last webhook, 0 if there was none. */
   seq: number;
   /** The number of its peers. */
   total: number;
-  /** The number of those that match a search. */
+  /** The number of its peers that match a search. */
   found: number;
 }
 
@@ -74,11 +74,11 @@ export interface ReplicaState {
   peers: number;
   /** Broadcasts of its peers. */
   live: number;
-  /** What its clients reported of their calls. */
+  /** What its clients reported about their calls. */
   quality: Record<string, number | null>;
 }
 
-/** A webhook's event. `seq` numbers those of one room's life, from 1 without a gap. */
+/** A webhook's event. `seq` numbers the events of a room, from its start to its end, from 1 without gaps. */
 export interface HookEvent {
   /** The same for each attempt to deliver it. */
   id: string;
@@ -117,11 +117,11 @@ export class SignatureError extends Error {
 /** A client of the server API. Refused calls reject with a `ServerApiError`. */
 export class ServerApi {
   constructor(url: string, key: string);
-  /** Lists the rooms that have peers, by their ids, page after page. */
+  /** Lists the rooms that have peers, in the order of their ids, page by page. */
   rooms(prefix?: string): AsyncIterable<RoomSummary>;
   /** Lists the peers of a room. */
   room(roomId: string): Promise<RoomDetail>;
-  /** Lists the replicas and their health, the one that answers first. */
+  /** Lists the replicas and their health, beginning with the one that answers. */
   replicas(): Promise<ReplicaState[]>;
   /** Sends any JSON to a room, or to one peer. */
   send(roomId: string, data: unknown, to?: string): Promise<number>;

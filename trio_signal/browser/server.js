@@ -1,11 +1,11 @@
 /**
- * For your site's backend in Node: a client of the server API, and checking webhooks.
+ * For your site's backend in Node: a client of the server API, and a function that checks webhooks.
  *
  *     const api = new ServerApi('https://signal.example.com', SECRET);
  *     for await (const room of api.rooms('lesson-')) console.log(room.id, room.peers);
  *     const event = verifyWebhook(request.headers, rawBody, SECRET);
  *
- * It needs Node 20 or later. Do not use it in a page: whoever has the secret can do everything.
+ * It needs Node 20 or later. Do not use it in a page: anyone who has the secret can do everything.
  */
 
 import { createHmac, timingSafeEqual } from 'node:crypto';
@@ -45,10 +45,10 @@ const TOLERANCE = 300; // seconds by which a signature's time may differ from ou
  * @typedef {object} RoomDetail
  * @property {string} id - The room id.
  * @property {PeerDetail[]} peers - The peers.
- * @property {boolean} locked - Whether nobody new can join.
+ * @property {boolean} locked - Whether it is locked, so that nobody new can join.
  * @property {number} seq - The number of the room's last webhook, 0 if there was none.
  * @property {number} total - The number of its peers.
- * @property {number} found - The number of those that match a search.
+ * @property {number} found - The number of its peers that match a search.
  */
 
 /**
@@ -66,11 +66,11 @@ const TOLERANCE = 300; // seconds by which a signature's time may differ from ou
  * @property {number} rooms - Rooms with peers on it.
  * @property {number} peers - Its peers, counted once for every room.
  * @property {number} live - Broadcasts of its peers.
- * @property {Record<string, number | null>} quality - What its clients reported of their calls.
+ * @property {Record<string, number | null>} quality - What its clients reported about their calls.
  */
 
 /**
- * A webhook's event. `seq` numbers those of one room's life, from 1 without a gap.
+ * A webhook's event. `seq` numbers the events of a room, from its start to its end, from 1 without gaps.
  *
  * @typedef {object} HookEvent
  * @property {string} id - The same for each attempt to deliver it.
@@ -143,9 +143,9 @@ export class ServerApi {
   }
 
   /**
-   * Lists the rooms that have peers, by their ids, page after page.
+   * Lists the rooms that have peers, in the order of their ids, page by page.
    *
-   * @param {string} [prefix] - With what their ids begin.
+   * @param {string} [prefix] - Only rooms whose ids begin with this.
    * @returns {AsyncIterable<RoomSummary>} The rooms, for `for await`.
    */
   rooms(prefix = '') {
@@ -172,7 +172,7 @@ export class ServerApi {
   }
 
   /**
-   * Lists the replicas and their health, the one that answers first.
+   * Lists the replicas and their health, beginning with the one that answers.
    *
    * @returns {Promise<ReplicaState[]>} The replicas.
    */
@@ -185,7 +185,7 @@ export class ServerApi {
    *
    * @param {string} roomId - The room.
    * @param {unknown} data - What to send.
-   * @param {string} [to] - The id of the only peer to get it.
+   * @param {string} [to] - The id of the only peer that receives it.
    * @returns {Promise<number>} The number of receivers.
    */
   async send(roomId, data, to) {
@@ -208,7 +208,7 @@ export class ServerApi {
    * Locks a room, so that nobody new can join; or unlocks it.
    *
    * @param {string} roomId - The room.
-   * @param {boolean} [locked] - Whether it is to be locked, which is the default.
+   * @param {boolean} [locked] - True, the default, locks the room; false unlocks it.
    * @returns {Promise<void>} When it is done.
    */
   async lock(roomId, locked = true) {
@@ -242,7 +242,7 @@ export class ServerApi {
  * Checks a webhook's signature, and returns its event. Throws a {@link SignatureError} if it is not from
  * your server.
  *
- * @param {Headers | Record<string, string | string[] | undefined>} headers - Of the request, in any case.
+ * @param {Headers | Record<string, string | string[] | undefined>} headers - Of the request; names may be in upper or lower case.
  * @param {string | Uint8Array} body - The unchanged body of the request, before any JSON parser.
  * @param {string} secret - The first API key's secret.
  * @returns {HookEvent} The event.

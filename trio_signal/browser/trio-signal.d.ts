@@ -4,13 +4,13 @@
 export interface JoinOptions {
   /** The name of the room. */
   room: string;
-  /** The name that the others see; by default `Guest-` and four characters. */
+  /** The name that the others see; by default `Guest-` followed by four characters. */
   username?: string;
   /** Your token, if the server requires one. A function is called for a new token at each connection, and before a token expires. */
   token?: string | (() => string | Promise<string>);
   /** The id by which others address you, `[A-Za-z0-9_-]{1,64}`. Set it to keep the id when the page is reloaded; by default each page gets a new one. */
   clientId?: string;
-  /** STUN and TURN servers, in place of those that the server lists. */
+  /** STUN and TURN servers to use instead of those that the server lists. */
   iceServers?: RTCIceServer[];
   /** `false` makes no peer connections: for chat, presence and tools. */
   media?: boolean;
@@ -64,7 +64,7 @@ export interface Events {
   removed: (stream: MediaStream, peer: Peer, name: string) => void;
   /** `room.speaker` changed. It is only updated while there is a listener. */
   speaker: (peer: Peer | null) => void;
-  /** A peer opened a channel that you have not opened. Add your listeners at once, and you miss nothing. */
+  /** A peer opened a channel that you have not opened. To miss nothing, add your listeners to it immediately. */
   channel: (channel: Channel, peer: Peer) => void;
   /** A peer called `room.send`. */
   message: (data: any, peer: Peer) => void;
@@ -108,7 +108,7 @@ export interface Devices {
   speakers: MediaDeviceInfo[];
 }
 
-/** Opens a camera and a microphone, or the only one of the two that exists. */
+/** Opens a camera and a microphone, or only one of them if the other does not exist. */
 export function openCamera(options?: CameraOptions): Promise<MediaStream>;
 
 /** Lets the user choose a screen, a window or a tab. */
@@ -168,17 +168,17 @@ export class Peer {
   readonly name: string;
   /** Whether it is live, and since when. */
   readonly live: Live | null;
-  /** The streams that it sends to us, by their names: `camera`, `screen`, or others. */
+  /** The streams that it sends to us, by name: `camera`, `screen`, or others. */
   readonly streams: ReadonlyMap<string, MediaStream>;
   /** The state of the peer connection. */
   readonly state: LinkState;
   /** True while the peer has lost its connection to the server and may still resume as the same peer. Its media may continue to flow. */
   readonly away: boolean;
-  /** True if the peer is away and no media or data arrive from it directly either. It may be gone: hide it until it is back. */
+  /** True if the peer is away and no media or data arrive from it directly either. It may be gone, so hide it until it is back. */
   readonly silent: boolean;
   /** The stream to show if you show only one: the `camera`, or else the oldest. */
   readonly stream: MediaStream | null;
-  /** True while a media server brings our main stream to this peer: there is no peer connection for it. */
+  /** True while a media server delivers our main stream to this peer, so that there is no peer connection for it. */
   readonly relayed: boolean;
   /** The peer connection, for features that this client does not offer; null if there is none. Do not change its tracks or descriptions. It may be replaced; then `connection` is emitted. */
   readonly connection: RTCPeerConnection | null;
@@ -186,7 +186,7 @@ export class Peer {
   readonly level: number;
   /** Returns statistics of the peer connection. */
   stats(): Promise<PeerStats | null>;
-  /** Opens a data channel to this peer, directly between the browsers. The same name returns the same channel, also if the peer opened it. Makes a peer connection if there is none. */
+  /** Opens a data channel to this peer, directly between the browsers. The same name returns the same channel, even if the peer opened it. Makes a peer connection if there is none. */
   channel(name: string, options?: ChannelOptions): Channel;
 }
 
@@ -232,7 +232,7 @@ export interface StreamStats {
   limitation: string | null;
 }
 
-/** Joins a room. After that the client reconnects by itself, keeps its client id, and is live again if it was. If another client has taken the id meanwhile, it joins under a new one, as a new peer. */
+/** Joins a room. After that the client reconnects by itself, keeps its client id, and goes live again if it was live. If another client has taken the id meanwhile, it joins under a new one, as a new peer. */
 export function join(url: string | URL, options: JoinOptions): Promise<Room>;
 
 /** A room that you have joined. `join` returns it. */
@@ -246,11 +246,11 @@ export class Room {
   readonly peers: ReadonlyMap<string, Peer>;
   /** The state of the connection to the server. */
   readonly state: RoomState;
-  /** The peer that speaks, or spoke last. It is only updated while there is a listener for `speaker`. */
+  /** The peer that is speaking, or spoke last. It is only updated while there is a listener for `speaker`. */
   readonly speaker: Peer | null;
   /** The streams that you publish, by name. */
   readonly streams: ReadonlyMap<string, MediaStream>;
-  /** Adds a listener. If you add your listeners right after `join`, before you await anything else, you miss nothing. */
+  /** Adds a listener. To miss nothing, add your listeners right after `join`, before you await anything else. */
   on<T extends keyof Events>(type: T, listener: Events[T]): () => void;
   /** The main stream that you publish: the `camera`, or else the oldest; null if there is none. */
   readonly published: MediaStream | null;

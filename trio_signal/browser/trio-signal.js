@@ -8,27 +8,27 @@
  *     room.on('stopped', (peer) => hide(peer));
  *     room.publish(await navigator.mediaDevices.getUserMedia({ video: true, audio: true }));
  *
- * It speaks the `mesh` dialect. The server only introduces the browsers: audio and video go
- * from browser to browser, over one RTCPeerConnection for each two of them, and go on while the
- * server is away.
+ * It speaks the `mesh` dialect. The server only forwards signals: audio and video flow directly
+ * between the browsers, over one RTCPeerConnection for each pair, and continue while the server is
+ * unavailable.
  *
- * From top to bottom: what comes in and out (types), Signaling (the WebSocket that comes back), Link
- * (one peer connection), Peer, `join` and Room (who is here, who is live).
+ * The main parts are the public types, Signaling (the WebSocket, which reconnects), Link (one peer
+ * connection), Channel, Peer, and `join` and Room (the peers and their broadcasts).
  */
 
-// What goes into the client and comes out of it.
+// The public types: options, events and errors.
 
 /**
  * Options of {@link join}.
  *
  * @typedef {object} JoinOptions
  * @property {string} room - The name of the room.
- * @property {string} [username] - The name that the others see; by default `Guest-` and four characters.
+ * @property {string} [username] - The name that the others see; by default `Guest-` followed by four characters.
  * @property {string | (() => string | Promise<string>)} [token] - Your token, if the server requires one. A
  *   function is called for a new token at each connection, and before a token expires.
  * @property {string} [clientId] - The id by which others address you, `[A-Za-z0-9_-]{1,64}`. Set it to keep
  *   the id when the page is reloaded; by default each page gets a new one.
- * @property {RTCIceServer[]} [iceServers] - STUN and TURN servers, in place of those that the server lists.
+ * @property {RTCIceServer[]} [iceServers] - STUN and TURN servers to use instead of those that the server lists.
  * @property {boolean} [media] - `false` makes no peer connections: for chat, presence and tools.
  * @property {(message: object, sent: boolean) => void} [trace] - Called with each message of the protocol.
  */
@@ -90,7 +90,7 @@
  * @property {(peer: Peer | null) => void} speaker - `room.speaker` changed. It is only updated while there
  *   is a listener.
  * @property {(channel: Channel, peer: Peer) => void} channel - A peer opened a channel that you have not
- *   opened. Add your listeners at once, and you miss nothing.
+ *   opened. To miss nothing, add your listeners to it immediately.
  * @property {(data: any, peer: Peer) => void} message - A peer called `room.send`.
  * @property {(state: RoomState, reason: string) => void} state - The state of the connection to the server
  *   changed. The reason is the server's text, or empty.
@@ -103,7 +103,7 @@
 /** An error that the server reported. */
 export class RoomError extends Error {
   /**
-   * @param {string} message - The server's words.
+   * @param {string} message - The server's message.
    * @param {number | string} code - A close code (number), or the code of an error (string).
    */
   constructor(message, code) {
@@ -118,13 +118,13 @@ export class RoomError extends Error {
   }
 }
 
-// What a client needs to resume as the same peer. Both ends count messages and do not number them, and each
-// keeps the messages that the other has not confirmed: docs/protocols/mesh.md.
+// What a client needs to resume as the same peer. Both sides count messages instead of numbering them, and
+// each keeps the messages that the other has not confirmed: docs/protocols/mesh.md.
 
-/** The maximum kept for the server to confirm; beyond it, the session cannot be resumed. */
+/** The maximum of unconfirmed messages that are kept; with more, the session cannot be resumed. */
 const MOST_MESSAGES = 2048;
 const MOST_CHARACTERS = 2 ** 20;
-/** The server keeps at most 512 messages or 256 KiB for us. So we confirm, and ask, much earlier. */
+/** The server keeps at most 512 messages or 256 KiB for us, so we confirm and ask much earlier. */
 const ASK_AFTER_MESSAGES = 64;
 const ASK_AFTER_CHARACTERS = 2 ** 15;
 const UNCOUNTED = /^(ping|pong|auth_|token_|resumed|not_resumed)/;
@@ -136,7 +136,7 @@ class Resumption {
   #confirmed = 0; // of ours
   #unconfirmed = []; // ours, encoded, oldest first; null if there were too many
   #size = 0;
-  #news = { messages: 0, characters: 0 }; // since we asked
+  #news = { messages: 0, characters: 0 }; // since we last asked
 
   constructor(id) {
     this.id = id;
@@ -159,7 +159,7 @@ class Resumption {
     this.#count(size);
   }
 
-  /** Keeps a message that is about to be sent; none of the handshake or the heartbeat. */
+  /** Keeps a message that is about to be sent. Not for messages of the handshake or the heartbeat. */
   keep(text) {
     if (this.overflowed) return;
     this.#unconfirmed.push(text);
@@ -201,7 +201,7 @@ const LONGEST_DELAY = 5_000;
 const CONNECT_WITHIN = 10_000; // ms; a network that drops all packets reports no error
 const HEARTBEAT = 20_000; // ms, until the server sends its own value
 
-/** After these close codes, another attempt would fail too. docs/close-codes.md has them all. */
+/** After these close codes, another attempt would fail too. docs/close-codes.md lists all codes. */
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
 const GOING_AWAY = 1001;
 const LOST = 1006;
@@ -283,11 +283,14 @@ class Signaling {
     socket.onmessage = ({ data }) => this.#receive(socket, JSON.parse(data), data.length);
     socket.onclose = ({ code, reason }) => this.#lost(code, reason);
     this.#socket = socket;
-    this.#watchdog = setTimeout(() => this.#lost(LOST, 'No answer'), CONNECT_WITHIN);
+    this.#watchdog = setTimeout(() => this.#lost(LOST, 'The server does not answer'), CONNECT_WITHIN);
     this.#onState('connecting');
   }
 
-  /** Sends now or never. Messages that a lost connection did not deliver are repeated on resuming. */
+  /**
+   * Sends a message now, or not at all: returns false without a connection. Sent messages that a lost
+   * connection did not deliver are repeated on resuming.
+   */
   send(message) {
     if (!this.#isJoined || !this.#isOpen()) return false;
     const text = JSON.stringify(message);
@@ -363,7 +366,7 @@ class Signaling {
     this.#joined();
   }
 
-  /** Repeats the messages that the server lacks. From now on everything continues as before the loss. */
+  /** Repeats the messages that the server has not received. Then the session continues. */
   #resumed(received) {
     for (const text of this.#resumption.lacking(received)) {
       this.#socket.send(text);
@@ -472,7 +475,7 @@ function socketUrl(base, room) {
  */
 
 /**
- * Opens a camera and a microphone, or the only one of the two that exists.
+ * Opens a camera and a microphone, or only one of them if the other does not exist.
  *
  * @param {CameraOptions} [options] - Which devices, and the size of the video.
  * @returns {Promise<MediaStream>} The stream. Rejects like `getUserMedia`: `NotAllowedError`,
@@ -525,7 +528,7 @@ export async function listDevices() {
 export function watchDevices(listener) {
   let latest = 0;
   const look = async () => {
-    const mine = ++latest; // an answer that a later one has overtaken is old
+    const mine = ++latest; // an older answer that arrives later is ignored
     const devices = await listDevices();
     if (mine === latest) listener(devices);
   };
@@ -587,9 +590,9 @@ function call(listener, ...details) {
 
 // Named streams. Each transceiver carries the audio or video of one name, in both directions.
 
-/** The default name of a stream. Clients that do not know names see only this one. */
+/** The default name of a stream. Clients that do not support names see only this one. */
 const MAIN = 'camera';
-const MOST_NAMES = 8; // of one side; a transceiver that was made stays in every offer
+const MOST_NAMES = 8; // of one side; a transceiver, once made, stays in every offer
 const LONGEST_NAME = 64;
 const LAYERS = [
   { rid: 'h' },
@@ -614,7 +617,7 @@ function isName(name) {
 /**
  * The names of the other side's transceivers, by mid.
  *
- * @param {unknown} streams - As received; undefined from a client that does not know names.
+ * @param {unknown} streams - As received; undefined from a client that does not support names.
  * @returns {Map<string, string> | null}
  */
 function namesIn(streams) {
@@ -653,8 +656,8 @@ function encode(slot, { maxBitrate, codec }, onError) {
 
 /**
  * The transceivers of one RTCPeerConnection: one for each stream name and kind, used by both sides.
- * The transceivers of a stream that has ended remain, so that it can return without another line in
- * every offer.
+ * The transceivers of a stream that has ended remain, so that it can start again without adding
+ * another line to every offer.
  */
 class Slots {
   #pc;
@@ -669,7 +672,7 @@ class Slots {
     return this.#slots.size === 0;
   }
 
-  /** Adds the two transceivers that every connection begins with. */
+  /** Adds the first two transceivers of a connection. */
   addPair(name, options) {
     for (const kind of KINDS) this.add(name, kind, options);
   }
@@ -754,7 +757,7 @@ class Slots {
 
 const FULL = 1 << 20; // bytes that may wait in the browser
 const LOW = FULL / 4;
-const TOLD_WITHIN = 300; // ms by which the end of a connection may follow that of its channels
+const TOLD_WITHIN = 300; // ms; the end of a connection may be reported this much later than that of its channels
 const MOST_CHANNELS = 32; // to one peer
 
 /**
@@ -802,12 +805,12 @@ export class Channel {
    * @type {ChannelState}
    */
   state = 'connecting';
-  #options; // null: the other side opened it, and opens it again
+  #options; // null if only the other side opened it, and will open it again
   #pipes = new Set(); // RTCDataChannels
-  #current; // the one that we send by
+  #current; // the one that we send on
   #listeners = new Listeners();
   #onClosed;
-  #sent = Promise.resolve(); // the last one
+  #sent = Promise.resolve(); // of the last call of `send`
   #wake = () => {};
 
   /** @private */
@@ -835,7 +838,7 @@ export class Channel {
    * @param {string | ArrayBuffer | ArrayBufferView} data - At most 256 KiB, since some browsers cannot
    *   receive more.
    * @returns {Promise<void>} Resolves when the browser has accepted the data, in the order of the calls.
-   *   Rejects if it cannot, or if the channel is closed.
+   *   Rejects if the browser does not accept them, or if the channel is closed.
    */
   send(data) {
     const before = this.#sent.catch(() => {});
@@ -903,7 +906,7 @@ export class Channel {
     pipe.onclose = () => {
       this.#pipes.delete(pipe);
       if (!this.#out()) this.#become('connecting');
-      // Either the peer has closed the channel, or the connection has ended, which shows a moment later.
+      // Either the peer has closed the channel, or the connection has ended, which is reported a moment later.
       setTimeout(() => this.#pipes.size === 0 && isConnected() && this.close(), TOLD_WITHIN);
     };
     if (pipe.readyState === 'open') this.#become('open');
@@ -944,10 +947,10 @@ class Channels {
   }
 
   open(name, options = {}) {
-    if (!isName(name)) throw new TypeError(`A channel's name has 1 to 64 characters: ${name}`);
+    if (!isName(name)) throw new TypeError(`A channel's name must have 1 to 64 characters: ${name}`);
     const channel = this.#all.get(name) ?? this.#add(name, options);
     channel?.claim(options);
-    if (!channel) throw new RangeError(`A peer allows ${MOST_CHANNELS} channels`);
+    if (!channel) throw new RangeError(`There can be only ${MOST_CHANNELS} channels to a peer`);
     return channel;
   }
 
@@ -1004,7 +1007,7 @@ export class Peer {
    */
   live = null;
   /**
-   * The streams that it sends to us, by their names: `camera`, `screen`, or others.
+   * The streams that it sends to us, by name: `camera`, `screen`, or others.
    *
    * @type {ReadonlyMap<string, MediaStream>}
    */
@@ -1023,8 +1026,8 @@ export class Peer {
    */
   away = false;
   /**
-   * True if the peer is away and no media or data arrive from it directly either. It may be gone: hide it
-   * until it is back.
+   * True if the peer is away and no media or data arrive from it directly either. It may be gone, so hide
+   * it until it is back.
    *
    * @type {boolean}
    */
@@ -1052,7 +1055,8 @@ export class Peer {
   }
 
   /**
-   * True while a media server brings our main stream to this peer: there is no peer connection for it.
+   * True while a media server delivers our main stream to this peer, so that there is no peer connection
+   * for it.
    *
    * @type {boolean}
    */
@@ -1090,11 +1094,12 @@ export class Peer {
 
   /**
    * Opens a data channel to this peer, directly between the browsers. The same name returns the same
-   * channel, also if the peer opened it. Makes a peer connection if there is none.
+   * channel, even if the peer opened it. Makes a peer connection if there is none.
    *
    * @param {string} name - The channel's name, at most 64 characters.
    * @param {ChannelOptions} [options] - How it carries data. The options of the side that opens it apply.
-   * @returns {Channel} The channel. Its state is `connecting` at first; messages that you send wait.
+   * @returns {Channel} The channel. Its state is `connecting` at first; messages that you send then
+   *   wait until it is open.
    */
   channel(name, options) {
     return this.#channelOf(this.id, name, options);
@@ -1180,7 +1185,7 @@ function inputOf({ session, re }, { polite, isFirst }) {
   return isFirst && re !== undefined ? 'answerLost' : 'yield';
 }
 
-// Statistics of peer connections, in a form for pages.
+// Statistics of peer connections, in a form that pages can show.
 
 /**
  * Statistics of a peer connection. Values that the browser does not report are null.
@@ -1216,7 +1221,7 @@ function inputOf({ session, re }, { polite, isFirst }) {
 // Codecs that only repair lost packets. Firefox reports the codec of the last packet, even if it is one of these.
 const REPAIRS = /^(rtx|red|ulpfec|flexfec.*)$/i;
 
-/** Reads the reports of one RTCPeerConnection, one after the other. */
+/** Reads successive reports of one RTCPeerConnection. */
 class StatsReader {
   #before = new Map(); // id -> { bytes, timestamp, bitrate, codec }
 
@@ -1248,7 +1253,7 @@ class StatsReader {
 
   #row(one, report, nameOf) {
     const isOurs = one.type === 'outbound-rtp';
-    const other = isOurs ? report.get(one.remoteId) : one; // who receives counts what is lost
+    const other = isOurs ? report.get(one.remoteId) : one; // only the receiver counts lost packets
     return {
       name: nameOf(one.mid, isOurs),
       kind: one.kind,
@@ -1273,7 +1278,7 @@ class StatsReader {
   #bitrate(one) {
     const { bytes, timestamp, bitrate = null } = this.#before.get(one.id) ?? {};
     if (timestamp === undefined) return null;
-    if (one.timestamp <= timestamp) return bitrate; // browsers measure only so often
+    if (one.timestamp <= timestamp) return bitrate; // the browser has not measured again yet
     return (8000 * (bytesOf(one) - bytes)) / (one.timestamp - timestamp);
   }
 }
@@ -1289,8 +1294,8 @@ function inMs(seconds) {
 // One peer connection, and its negotiation.
 
 const ANSWER_WITHIN = 3_000; // ms until an offer is sent again: signals may have been lost
-const OFFER_TIMES = 5; // then the peer counts as unwilling
-const KEEP_EVERY = 30_000; // ms; usually the sender does not learn that a signal was lost
+const OFFER_TIMES = 5; // after that, the peer counts as unwilling to answer
+const KEEP_EVERY = 30_000; // ms between repetitions: a sender may not notice that a signal was lost
 const UNUSED_ID = 1022; // of data channels; browsers count from 0
 const MOST_EARLY = 100; // candidates that wait for a description
 
@@ -1311,14 +1316,14 @@ const MOST_EARLY = 100; // candidates that wait for a description
  * receive. {@link Slots} adds more for more streams, once both sides are known to use names. The
  * names are in `streams` of offers and answers, by mid.
  *
- * Withdrawing an offer (rollback) is what browsers do worst: Chromium leaves received tracks muted,
+ * Browsers handle the withdrawal of an offer (rollback) badly: Chromium leaves received tracks muted,
  * or without a picture (https://github.com/w3c/webrtc-pc/issues/3081). So it is avoided. If the very
- * first offers cross, the polite side starts again with another RTCPeerConnection. Later it makes no
- * offers, but requests them, and its own changes are in its answers. In such a request, `restart`
+ * first offers cross, the polite side starts again with another RTCPeerConnection. After that it makes
+ * no offers. It requests them, and puts its own changes into its answers. In such a request, `restart`
  * asks for an ICE restart, `wants` lists the streams that need transceivers, and `data` asks for the
  * line of data channels.
  *
- * Clients that do not know these fields are supported; towards them we are polite.
+ * Clients that do not know these fields are supported; with them, we are the polite side.
  */
 class Link {
   session;
@@ -1340,14 +1345,14 @@ class Link {
   #theirs; // the other side's session
   #names; // of its transceivers, by mid; null if it does not use names, undefined until we know
   #needed = null; // { restart }: why we need an offer of theirs, until it arrives
-  #offers = 0; // how many we made
-  #left = 0; // how often the last offer or request may still be sent
+  #offers = 0; // how many offers we made
+  #left = 0; // how many more times the last offer or request may be sent
   #again = 0; // timer
   #keeper; // timer
-  #lastOffer; // number of the last one of theirs
-  #answer = null; // ours to that
+  #lastOffer; // the number of their last offer
+  #answer = null; // our answer to it
   #early = []; // candidates that came before the description
-  #restarted = false; // since the connection was last up
+  #restarted = false; // whether ICE was restarted since the connection was last up
 
   constructor({
     iceServers, outgoing, channels, polite, tell, onState, onStream, onSilence, onError,
@@ -1370,7 +1375,7 @@ class Link {
     this.session = randomId();
     this.streams = new Map();
     this.#names = undefined;
-    const nameless = new MediaStream(); // for tracks that name no stream
+    const nameless = new MediaStream(); // for tracks without a stream
     const pc = new RTCPeerConnection({ iceServers: this.#iceServers, bundlePolicy: 'max-bundle' });
     pc.onnegotiationneeded = () => (this.#mustAsk() ? this.#ask(false) : this.#input('change'));
     pc.onconnectionstatechange = () => {
@@ -1470,7 +1475,7 @@ class Link {
 
   /**
    * Sends the current streams; makes a new offer only if needed. The first offer has only two
-   * transceivers: a client that does not know names would show whichever stream came last.
+   * transceivers: a client that does not support names would show whichever stream came last.
    */
   send() {
     if (this.#state === 'taking') return; // the answer will have them
@@ -1522,7 +1527,7 @@ class Link {
 
   // Negotiation
 
-  /** Takes an input of the table; returns the result of its action. */
+  /** Applies an input to the table; returns the result of its action. */
   #input(input, ...details) {
     const [state, action] = NEGOTIATION[this.#state][input] ?? [this.#state, null];
     this.#state = state;
@@ -1539,7 +1544,7 @@ class Link {
     settle: () => this.#settle(),
   };
 
-  /** After an agreement, sends what had to wait for it. */
+  /** When a negotiation is complete, sends what had to wait for it. */
   #settle() {
     this.send();
     if (this.#needed && this.#state === 'idle') this.#input('need');
@@ -1579,7 +1584,7 @@ class Link {
     clearTimeout(this.#again);
     const signal = this.#unanswered();
     if (!signal) return;
-    if (this.#left === 0) return this.#onState(); // for now
+    if (this.#left === 0) return this.#onState(); // gives up for now
     this.#left -= 1;
     this.#again = setTimeout(() => this.#repeat(), ANSWER_WITHIN);
     this.#tell('offer', 'offer', this.#signed(signal));
@@ -1704,7 +1709,7 @@ class Link {
     else this.#pc.restartIce();
   }
 
-  /** Restarts ICE; returns false if that was tried already, and did not help. */
+  /** Restarts ICE; returns false if that was already tried and did not help. */
   restart() {
     if (this.#restarted || this.#hungUp()) return false;
     this.#restarted = true;
@@ -1732,7 +1737,7 @@ class Link {
   }
 }
 
-/** Whether data channels have a connection: then a channel that ends was closed by the other side. */
+/** Whether the connection of the data channels is up. If so, the other side closed a channel that ends. */
 function isCarried(pc) {
   // Not `sctp.state`: Chromium may leave that at `connecting`.
   return pc.connectionState === 'connected' && pc.sctp?.transport.state === 'connected';
@@ -1744,7 +1749,7 @@ function randomId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-// The quality of the calls, for a server that wants reports.
+// Reports of call quality, for servers that ask for them.
 
 const PATIENCE = 10_000; // ms after which a call should have sound or a picture
 const MOST = 50; // round trips in one report
@@ -1752,7 +1757,7 @@ const LIMIT = 200; // of each number; the server takes no more
 
 const none = () => ({ checked: 0, silent: 0, connected: 0, relayed: 0, failed: 0 });
 
-/** Counts how links do, and reports it at an interval. Reports do not say who is connected with whom. */
+/** Counts which links work, and reports that at an interval. Reports do not say who is connected with whom. */
 class Quality {
   #links;
   #expects;
@@ -1885,7 +1890,7 @@ class Uplink {
   }
 }
 
-/** The peer connection by which a media server delivers a peer's broadcast. */
+/** The peer connection over which a media server delivers a peer's broadcast. */
 class Downlink {
   streams = new Map();
   #origin;
@@ -1901,7 +1906,7 @@ class Downlink {
       if (candidate) tell('ice_candidate', 'candidate', candidate.toJSON());
     };
     this.#pc.onconnectionstatechange = onState;
-    const stream = new MediaStream(); // the media server's name for it is of no use
+    const stream = new MediaStream(); // the media server's own streams are not used
     this.#pc.ontrack = ({ track }) => {
       for (const old of stream.getTracks()) if (old.kind === track.kind) stream.removeTrack(old);
       stream.addTrack(track);
@@ -1971,9 +1976,9 @@ function originOf({ sdp }) {
 // Finds the active speaker.
 
 const EVERY = 200; // ms
-const SPEECH = 0.02; // of 1; below is noise
-const NEW_SHARE = 0.4; // of a level in the average: a cough is not enough
-const LOUDER = 1.5; // times as loud as the current speaker, to become the speaker
+const SPEECH = 0.02; // on a scale from 0 to 1; lower levels are noise
+const NEW_SHARE = 0.4; // weight of a new level in the average, so that a cough is not enough
+const LOUDER = 1.5; // a new speaker must be this many times as loud as the current one
 
 /** Finds the active speaker from repeated measurements of levels. */
 class SpeakerFinder {
@@ -1981,7 +1986,7 @@ class SpeakerFinder {
   #current = null;
 
   /**
-   * @param {Map<string, number>} levels - By id, 0 to 1. A missing id has left.
+   * @param {Map<string, number>} levels - By id, 0 to 1. An id that is missing has left.
    * @returns {string | null} The id of the current or last speaker.
    */
   next(levels) {
@@ -2030,21 +2035,21 @@ class SpeakerWatch {
 
 // A room: its peers, which of them are live, and a link to each.
 
-const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
+const ASK_AFTER = 1_000; // ms to wait for a live peer's offer before we make one
 const RELAY_WITHIN = 10_000; // ms; the same if a media server may deliver its broadcast
 const PLACED_WITHIN = 1_000; // ms for the server to say which peers a media server serves
-const STOP_AFTER = 2_000; // ms; a peer that is live again within this has not stopped
-const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
-const LISTEN_EVERY = 400; // ms; the packets of such a peer are counted
-const SILENCES = 3; // consecutive counts without a packet, after which the peer is gone
-/** A peer that left for one of these causes does not come back. docs/protocols/mesh.md has them all. */
+const STOP_AFTER = 2_000; // ms; if a peer is live again within this time, its stop is not reported
+const RETURN_WITHIN = 30_000; // ms for a peer to return if the server has lost it, but its media flow
+const LISTEN_EVERY = 400; // ms between counts of such a peer's packets
+const SILENCES = 3; // consecutive counts without new packets, after which the peer counts as gone
+/** A peer that left for one of these causes does not come back. docs/protocols/mesh.md lists all causes. */
 const GONE = new Set(['closed', 'kicked', 'banned', 'token_expired']);
 const POLICY = 1008;
 const ID_IN_USE = 'Client id in use'; // the server's reason: docs/protocols/mesh.md
 
 /**
- * Joins a room. After that the client reconnects by itself, keeps its client id, and is live again if it
- * was. If another client has taken the id meanwhile, it joins under a new one, as a new peer.
+ * Joins a room. After that the client reconnects by itself, keeps its client id, and goes live again if it
+ * was live. If another client has taken the id meanwhile, it joins under a new one, as a new peer.
  *
  * @param {string | URL} url - The server's URL: `https://signal.example.com`, or `location.origin`.
  * @param {JoinOptions} options - The room, your name, and more.
@@ -2083,7 +2088,7 @@ export class Room {
    */
   state = 'connecting';
   /**
-   * The peer that speaks, or spoke last. It is only updated while there is a listener for `speaker`.
+   * The peer that is speaking, or spoke last. It is only updated while there is a listener for `speaker`.
    *
    * @type {Peer | null}
    */
@@ -2104,17 +2109,17 @@ export class Room {
   #uplink = null; // our broadcast to a media server
   #downlinks = new Map(); // peer's id -> Downlink, with its broadcast
   #relayed = new Set(); // ids of the peers that get our broadcast from a media server
-  #placing = 0; // timer, until we know these peers
+  #placing = 0; // timer that runs until we know these peers
   #speakers;
   #quality;
-  #timers = new Map(); // peer's id -> what is going to happen to it, by name
+  #timers = new Map(); // peer's id -> its running timers, by name
   #addressees = new Set(); // ids of the peers to which the application has sent messages
   #outgoing = new Map(); // name -> { tracks, ...PublishOptions }: the published streams
-  #names = new Set(); // all that were ever used
+  #names = new Set(); // all stream names that were ever used
   #iceServers = [];
   #ownIceServers; // of the application
   #wantsMedia;
-  #settle; // of the promise that `join` returned, until it is settled
+  #settle; // { resolve, reject } of the promise that `join` returned; null once it is settled
   #declared = null; // the kind of media that we have announced since we joined
 
   /** @private */
@@ -2123,7 +2128,7 @@ export class Room {
     this.#wantsMedia = media;
     this.#ownIceServers = iceServers;
     this.#settle = { resolve: () => resolve(this), reject };
-    // In open mode a token of our own keeps others from taking over our id.
+    // In open mode a random token keeps others from taking over our id.
     const secret = token ?? (clientId ? undefined : randomId());
     this.#id = clientId ?? randomId();
     this.me = { id: this.#id, name: username ?? '' };
@@ -2151,8 +2156,8 @@ export class Room {
   }
 
   /**
-   * Adds a listener. If you add your listeners right after `join`, before you await anything else, you miss
-   * nothing.
+   * Adds a listener. To miss nothing, add your listeners right after `join`, before you await anything
+   * else.
    *
    * @template {keyof Events} T
    * @param {T} type - The event to listen for.
@@ -2187,9 +2192,9 @@ export class Room {
    * @returns {void}
    */
   publish(stream, { name = MAIN, ...options } = {}) {
-    if (!isName(name)) throw new TypeError(`A stream's name has 1 to 64 characters: ${name}`);
+    if (!isName(name)) throw new TypeError(`A stream's name must have 1 to 64 characters: ${name}`);
     if (!this.#names.has(name) && this.#names.size === MOST_NAMES) {
-      throw new RangeError(`A room allows ${MOST_NAMES} names of streams: reuse one`);
+      throw new RangeError(`A room allows only ${MOST_NAMES} stream names; reuse one`);
     }
     this.#names.add(name);
     this.streams.set(name, stream);
@@ -2225,8 +2230,7 @@ export class Room {
    *
    * @param {any} data - Anything that JSON can represent.
    * @param {{ to?: string }} [options] - `to` is the id of one peer; by default all other peers receive it.
-   * @returns {boolean} False if there is no connection at the moment. Then the data are not sent, not even
-   *   later.
+   * @returns {boolean} False if there is no connection at the moment. Then the data are discarded.
    */
   send(data, { to } = {}) {
     if (to) this.#addressees.add(to);
@@ -2256,8 +2260,8 @@ export class Room {
   #stateChanged(state, reason = '', code = undefined) {
     this.state = state;
     if (this.#settle && code !== undefined) {
-      // `join` has not returned the room yet, so nobody could stop a second attempt.
-      this.#settle.reject(new RoomError(reason || `Not connected (${code})`, code));
+      // `join` has not returned the room yet, so the application could not stop a second attempt.
+      this.#settle.reject(new RoomError(reason || `The connection failed (${code})`, code));
       this.#settle = null;
       this.#signaling.close();
       return;
@@ -2306,7 +2310,7 @@ export class Room {
     this.#mayRelay = relay;
     this.#forgetRelays(); // the server announces them again
     if (relay && this.published) this.#soonServe();
-    // With another id we are a new peer, and the polite side may be another one.
+    // With another id we are a new peer, and the polite side may have changed.
     if (client_id !== this.me.id) for (const id of [...this.peers.keys()]) this.#drop(id);
     this.me = { id: client_id, name: user };
     this.#declared = null;
@@ -2339,7 +2343,7 @@ export class Room {
   }
 
   #arrived({ client_id: id, username: name }) {
-    if (this.state === 'closed') return; // by a listener that was told of another peer
+    if (this.state === 'closed') return; // a listener left the room
     const known = this.peers.get(id);
     if (known) return this.#returned(known, name);
     const peer = new Peer(id, name, {
@@ -2381,12 +2385,12 @@ export class Room {
     if (!peer.away) this.#setAway(peer, true);
   }
 
-  /** Whether the server has reported that the peer left, and only its media still flow. */
+  /** Whether the server has reported that the peer left, but its media still flow. */
   #isLost(id) {
     return Boolean(this.#timers.get(id)?.drop);
   }
 
-  /** A peer has lost its connection; the server keeps its place, and will report how that ends. */
+  /** A peer has lost its connection; the server will report whether it resumes or leaves. */
   #lostTouch(id) {
     const peer = this.peers.get(id);
     if (peer && !peer.away) this.#setAway(peer, true);
@@ -2410,7 +2414,7 @@ export class Room {
     if (this.peers.get(peer.id) === peer) this.#emit('connection', peer);
   }
 
-  /** While a peer is away, checks by its media whether it is still there. */
+  /** While a peer is away, checks whether packets still arrive from it. */
   async #listenTo(peer, link, before = -1, silences = 0) {
     const packets = (await link?.packetsReceived()) ?? before;
     if (!peer.away || this.peers.get(peer.id) !== peer) return;
@@ -2475,7 +2479,7 @@ export class Room {
     if (!this.#links.has(id)) this.#soon(id, 'ask', patience, () => this.#ask(id));
   }
 
-  /** Hides a short stop: a peer that reconnects stops, and is live again at once. */
+  /** Does not report a short stop: a peer that reconnects stops, and goes live again at once. */
   #stoppedLive(id) {
     const peer = this.peers.get(id);
     if (!peer?.live || this.#isLost(id)) return;
@@ -2515,7 +2519,7 @@ export class Room {
     else this.#link(id).open();
   }
 
-  /** Offers to a live peer whose offer was lost, or that waits for ours. */
+  /** Makes an offer to a live peer whose own offer was lost, or that waits for ours. */
   #ask(id) {
     if (this.#wantsMedia && !this.#links.has(id) && !this.#downlinks.has(id)) this.#link(id).open();
   }
@@ -2563,7 +2567,7 @@ export class Room {
     return this.published && !this.#relayed.has(id) ? 'sent' : null;
   }
 
-  /** Removes the streams of an earlier connection that the new one does not have. */
+  /** Removes the streams of the earlier connection that are missing in the new one. */
   #forget(peer, arriving) {
     for (const name of [...peer.streams.keys()]) if (!arriving.has(name)) this.#removed(peer, name);
   }
@@ -2615,7 +2619,7 @@ export class Room {
     clearTimeout(this.#placing);
     this.#placing = 0;
     for (const id of ids) this.#links.get(id)?.close();
-    for (const id of ids) this.#links.delete(id); // one without our streams
+    for (const id of ids) this.#links.delete(id); // a link without our streams
     for (const id of this.peers.keys()) if (!this.#links.has(id)) this.#serve(id);
   }
 
@@ -2683,7 +2687,7 @@ export class Room {
 
   #channel(id, name, options) {
     const channels = this.#channels.get(id);
-    if (!channels || !this.#wantsMedia) throw new Error('There is no peer connection to open a channel on');
+    if (!channels || !this.#wantsMedia) throw new Error('The peer has left, or the room was joined with `media: false`');
     const channel = channels.open(name, options);
     (this.#links.get(id) ?? this.#link(id)).open();
     return channel;
@@ -2694,7 +2698,7 @@ export class Room {
     if (!peer || !this.#wantsMedia || !offer) return;
     const link = this.#links.get(from);
     if (offer.re !== undefined && offer.re !== link?.session) {
-      // The offer is for an earlier connection of ours. An offer for the current one corrects that.
+      // The offer is for an earlier connection of ours. Our offer for the current one replaces it.
       if (!link || link.isPaired) this.#link(from).open();
     } else if (link?.isWith(offer.session)) {
       this.#take(from, link, offer);
@@ -2711,7 +2715,7 @@ export class Room {
     else if (link?.isPaired && !link.isWith(answer.session)) this.#link(from).open();
   }
 
-  /** Takes an offer; if it does not fit the old connection, as after a reload, on a new one. */
+  /** Takes an offer. If it does not fit the connection, as after a reload, makes a new one. */
   async #take(from, link, offer, isNew = false) {
     try {
       await link.offered(offer);

@@ -14,7 +14,7 @@ app = FastAPI()
 
 
 class ConnectionManager:
-    """Who is connected, by room and client id."""
+    """The connections, by room and client id."""
 
     def __init__(self) -> None:
         self.rooms: dict[str, dict[str, WebSocket]] = {}

@@ -1,4 +1,4 @@
-// PeerServer as it is, with room for more than 5,000 connections. It has no rooms: a signal goes
+// An unchanged PeerServer that accepts more than 5,000 connections. It has no rooms: a signal goes
 // from one id to another.
 import { PeerServer } from "peer";
 

@@ -1,4 +1,4 @@
-// Rooms on Socket.IO, as its documentation would have them.
+// Rooms on Socket.IO, as its documentation recommends.
 import { createServer } from "node:http";
 import { Server } from "socket.io";
 

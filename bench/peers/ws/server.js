@@ -1,4 +1,4 @@
-// Rooms on `ws`, as its documentation would have them.
+// Rooms on `ws`, as its documentation recommends.
 import { WebSocketServer, WebSocket } from "ws";
 
 const HEARTBEAT = Number(process.env.HEARTBEAT ?? 20) * 1000;

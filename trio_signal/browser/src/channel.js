@@ -5,7 +5,7 @@ import { isName } from './streams.js';
 
 const FULL = 1 << 20; // bytes that may wait in the browser
 const LOW = FULL / 4;
-const TOLD_WITHIN = 300; // ms by which the end of a connection may follow that of its channels
+const TOLD_WITHIN = 300; // ms; the end of a connection may be reported this much later than that of its channels
 const MOST_CHANNELS = 32; // to one peer
 
 /**
@@ -53,12 +53,12 @@ export class Channel {
    * @type {ChannelState}
    */
   state = 'connecting';
-  #options; // null: the other side opened it, and opens it again
+  #options; // null if only the other side opened it, and will open it again
   #pipes = new Set(); // RTCDataChannels
-  #current; // the one that we send by
+  #current; // the one that we send on
   #listeners = new Listeners();
   #onClosed;
-  #sent = Promise.resolve(); // the last one
+  #sent = Promise.resolve(); // of the last call of `send`
   #wake = () => {};
 
   /** @private */
@@ -86,7 +86,7 @@ export class Channel {
    * @param {string | ArrayBuffer | ArrayBufferView} data - At most 256 KiB, since some browsers cannot
    *   receive more.
    * @returns {Promise<void>} Resolves when the browser has accepted the data, in the order of the calls.
-   *   Rejects if it cannot, or if the channel is closed.
+   *   Rejects if the browser does not accept them, or if the channel is closed.
    */
   send(data) {
     const before = this.#sent.catch(() => {});
@@ -154,7 +154,7 @@ export class Channel {
     pipe.onclose = () => {
       this.#pipes.delete(pipe);
       if (!this.#out()) this.#become('connecting');
-      // Either the peer has closed the channel, or the connection has ended, which shows a moment later.
+      // Either the peer has closed the channel, or the connection has ended, which is reported a moment later.
       setTimeout(() => this.#pipes.size === 0 && isConnected() && this.close(), TOLD_WITHIN);
     };
     if (pipe.readyState === 'open') this.#become('open');
@@ -195,10 +195,10 @@ export class Channels {
   }
 
   open(name, options = {}) {
-    if (!isName(name)) throw new TypeError(`A channel's name has 1 to 64 characters: ${name}`);
+    if (!isName(name)) throw new TypeError(`A channel's name must have 1 to 64 characters: ${name}`);
     const channel = this.#all.get(name) ?? this.#add(name, options);
     channel?.claim(options);
-    if (!channel) throw new RangeError(`A peer allows ${MOST_CHANNELS} channels`);
+    if (!channel) throw new RangeError(`There can be only ${MOST_CHANNELS} channels to a peer`);
     return channel;
   }
 

@@ -21,7 +21,7 @@
  */
 
 /**
- * Opens a camera and a microphone, or the only one of the two that exists.
+ * Opens a camera and a microphone, or only one of them if the other does not exist.
  *
  * @param {CameraOptions} [options] - Which devices, and the size of the video.
  * @returns {Promise<MediaStream>} The stream. Rejects like `getUserMedia`: `NotAllowedError`,
@@ -74,7 +74,7 @@ export async function listDevices() {
 export function watchDevices(listener) {
   let latest = 0;
   const look = async () => {
-    const mine = ++latest; // an answer that a later one has overtaken is old
+    const mine = ++latest; // an older answer that arrives later is ignored
     const devices = await listDevices();
     if (mine === latest) listener(devices);
   };

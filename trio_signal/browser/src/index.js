@@ -6,12 +6,12 @@
  *     room.on('stopped', (peer) => hide(peer));
  *     room.publish(await navigator.mediaDevices.getUserMedia({ video: true, audio: true }));
  *
- * It speaks the `mesh` dialect. The server only introduces the browsers: audio and video go
- * from browser to browser, over one RTCPeerConnection for each two of them, and go on while the
- * server is away.
+ * It speaks the `mesh` dialect. The server only forwards signals: audio and video flow directly
+ * between the browsers, over one RTCPeerConnection for each pair, and continue while the server is
+ * unavailable.
  *
- * From top to bottom: what comes in and out (types), Signaling (the WebSocket that comes back), Link
- * (one peer connection), Peer, `join` and Room (who is here, who is live).
+ * The main parts are the public types, Signaling (the WebSocket, which reconnects), Link (one peer
+ * connection), Channel, Peer, and `join` and Room (the peers and their broadcasts).
  */
 
 export { RoomError } from './types.js';

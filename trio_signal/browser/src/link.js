@@ -5,8 +5,8 @@ import { StatsReader } from './stats.js';
 import { hasTracks, MAIN, namesIn, Slots, wantsIn } from './streams.js';
 
 const ANSWER_WITHIN = 3_000; // ms until an offer is sent again: signals may have been lost
-const OFFER_TIMES = 5; // then the peer counts as unwilling
-const KEEP_EVERY = 30_000; // ms; usually the sender does not learn that a signal was lost
+const OFFER_TIMES = 5; // after that, the peer counts as unwilling to answer
+const KEEP_EVERY = 30_000; // ms between repetitions: a sender may not notice that a signal was lost
 const UNUSED_ID = 1022; // of data channels; browsers count from 0
 const MOST_EARLY = 100; // candidates that wait for a description
 
@@ -27,14 +27,14 @@ const MOST_EARLY = 100; // candidates that wait for a description
  * receive. {@link Slots} adds more for more streams, once both sides are known to use names. The
  * names are in `streams` of offers and answers, by mid.
  *
- * Withdrawing an offer (rollback) is what browsers do worst: Chromium leaves received tracks muted,
+ * Browsers handle the withdrawal of an offer (rollback) badly: Chromium leaves received tracks muted,
  * or without a picture (https://github.com/w3c/webrtc-pc/issues/3081). So it is avoided. If the very
- * first offers cross, the polite side starts again with another RTCPeerConnection. Later it makes no
- * offers, but requests them, and its own changes are in its answers. In such a request, `restart`
+ * first offers cross, the polite side starts again with another RTCPeerConnection. After that it makes
+ * no offers. It requests them, and puts its own changes into its answers. In such a request, `restart`
  * asks for an ICE restart, `wants` lists the streams that need transceivers, and `data` asks for the
  * line of data channels.
  *
- * Clients that do not know these fields are supported; towards them we are polite.
+ * Clients that do not know these fields are supported; with them, we are the polite side.
  */
 export class Link {
   session;
@@ -56,14 +56,14 @@ export class Link {
   #theirs; // the other side's session
   #names; // of its transceivers, by mid; null if it does not use names, undefined until we know
   #needed = null; // { restart }: why we need an offer of theirs, until it arrives
-  #offers = 0; // how many we made
-  #left = 0; // how often the last offer or request may still be sent
+  #offers = 0; // how many offers we made
+  #left = 0; // how many more times the last offer or request may be sent
   #again = 0; // timer
   #keeper; // timer
-  #lastOffer; // number of the last one of theirs
-  #answer = null; // ours to that
+  #lastOffer; // the number of their last offer
+  #answer = null; // our answer to it
   #early = []; // candidates that came before the description
-  #restarted = false; // since the connection was last up
+  #restarted = false; // whether ICE was restarted since the connection was last up
 
   constructor({
     iceServers, outgoing, channels, polite, tell, onState, onStream, onSilence, onError,
@@ -86,7 +86,7 @@ export class Link {
     this.session = randomId();
     this.streams = new Map();
     this.#names = undefined;
-    const nameless = new MediaStream(); // for tracks that name no stream
+    const nameless = new MediaStream(); // for tracks without a stream
     const pc = new RTCPeerConnection({ iceServers: this.#iceServers, bundlePolicy: 'max-bundle' });
     pc.onnegotiationneeded = () => (this.#mustAsk() ? this.#ask(false) : this.#input('change'));
     pc.onconnectionstatechange = () => {
@@ -186,7 +186,7 @@ export class Link {
 
   /**
    * Sends the current streams; makes a new offer only if needed. The first offer has only two
-   * transceivers: a client that does not know names would show whichever stream came last.
+   * transceivers: a client that does not support names would show whichever stream came last.
    */
   send() {
     if (this.#state === 'taking') return; // the answer will have them
@@ -238,7 +238,7 @@ export class Link {
 
   // Negotiation
 
-  /** Takes an input of the table; returns the result of its action. */
+  /** Applies an input to the table; returns the result of its action. */
   #input(input, ...details) {
     const [state, action] = NEGOTIATION[this.#state][input] ?? [this.#state, null];
     this.#state = state;
@@ -255,7 +255,7 @@ export class Link {
     settle: () => this.#settle(),
   };
 
-  /** After an agreement, sends what had to wait for it. */
+  /** When a negotiation is complete, sends what had to wait for it. */
   #settle() {
     this.send();
     if (this.#needed && this.#state === 'idle') this.#input('need');
@@ -295,7 +295,7 @@ export class Link {
     clearTimeout(this.#again);
     const signal = this.#unanswered();
     if (!signal) return;
-    if (this.#left === 0) return this.#onState(); // for now
+    if (this.#left === 0) return this.#onState(); // gives up for now
     this.#left -= 1;
     this.#again = setTimeout(() => this.#repeat(), ANSWER_WITHIN);
     this.#tell('offer', 'offer', this.#signed(signal));
@@ -420,7 +420,7 @@ export class Link {
     else this.#pc.restartIce();
   }
 
-  /** Restarts ICE; returns false if that was tried already, and did not help. */
+  /** Restarts ICE; returns false if that was already tried and did not help. */
   restart() {
     if (this.#restarted || this.#hungUp()) return false;
     this.#restarted = true;
@@ -448,7 +448,7 @@ export class Link {
   }
 }
 
-/** Whether data channels have a connection: then a channel that ends was closed by the other side. */
+/** Whether the connection of the data channels is up. If so, the other side closed a channel that ends. */
 function isCarried(pc) {
   // Not `sctp.state`: Chromium may leave that at `connecting`.
   return pc.connectionState === 'connected' && pc.sctp?.transport.state === 'connected';

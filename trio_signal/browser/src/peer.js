@@ -23,7 +23,7 @@ export class Peer {
    */
   live = null;
   /**
-   * The streams that it sends to us, by their names: `camera`, `screen`, or others.
+   * The streams that it sends to us, by name: `camera`, `screen`, or others.
    *
    * @type {ReadonlyMap<string, MediaStream>}
    */
@@ -42,8 +42,8 @@ export class Peer {
    */
   away = false;
   /**
-   * True if the peer is away and no media or data arrive from it directly either. It may be gone: hide it
-   * until it is back.
+   * True if the peer is away and no media or data arrive from it directly either. It may be gone, so hide
+   * it until it is back.
    *
    * @type {boolean}
    */
@@ -71,7 +71,8 @@ export class Peer {
   }
 
   /**
-   * True while a media server brings our main stream to this peer: there is no peer connection for it.
+   * True while a media server delivers our main stream to this peer, so that there is no peer connection
+   * for it.
    *
    * @type {boolean}
    */
@@ -109,11 +110,12 @@ export class Peer {
 
   /**
    * Opens a data channel to this peer, directly between the browsers. The same name returns the same
-   * channel, also if the peer opened it. Makes a peer connection if there is none.
+   * channel, even if the peer opened it. Makes a peer connection if there is none.
    *
    * @param {string} name - The channel's name, at most 64 characters.
    * @param {ChannelOptions} [options] - How it carries data. The options of the side that opens it apply.
-   * @returns {Channel} The channel. Its state is `connecting` at first; messages that you send wait.
+   * @returns {Channel} The channel. Its state is `connecting` at first; messages that you send then
+   *   wait until it is open.
    */
   channel(name, options) {
     return this.#channelOf(this.id, name, options);

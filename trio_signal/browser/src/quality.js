@@ -1,4 +1,4 @@
-// The quality of the calls, for a server that wants reports.
+// Reports of call quality, for servers that ask for them.
 
 const PATIENCE = 10_000; // ms after which a call should have sound or a picture
 const MOST = 50; // round trips in one report
@@ -6,7 +6,7 @@ const LIMIT = 200; // of each number; the server takes no more
 
 const none = () => ({ checked: 0, silent: 0, connected: 0, relayed: 0, failed: 0 });
 
-/** Counts how links do, and reports it at an interval. Reports do not say who is connected with whom. */
+/** Counts which links work, and reports that at an interval. Reports do not say who is connected with whom. */
 export class Quality {
   #links;
   #expects;

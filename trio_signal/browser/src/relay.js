@@ -63,7 +63,7 @@ export class Uplink {
   }
 }
 
-/** The peer connection by which a media server delivers a peer's broadcast. */
+/** The peer connection over which a media server delivers a peer's broadcast. */
 export class Downlink {
   streams = new Map();
   #origin;
@@ -79,7 +79,7 @@ export class Downlink {
       if (candidate) tell('ice_candidate', 'candidate', candidate.toJSON());
     };
     this.#pc.onconnectionstatechange = onState;
-    const stream = new MediaStream(); // the media server's name for it is of no use
+    const stream = new MediaStream(); // the media server's own streams are not used
     this.#pc.ontrack = ({ track }) => {
       for (const old of stream.getTracks()) if (old.kind === track.kind) stream.removeTrack(old);
       stream.addTrack(track);

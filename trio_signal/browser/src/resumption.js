@@ -1,10 +1,10 @@
-// What a client needs to resume as the same peer. Both ends count messages and do not number them, and each
-// keeps the messages that the other has not confirmed: docs/protocols/mesh.md.
+// What a client needs to resume as the same peer. Both sides count messages instead of numbering them, and
+// each keeps the messages that the other has not confirmed: docs/protocols/mesh.md.
 
-/** The maximum kept for the server to confirm; beyond it, the session cannot be resumed. */
+/** The maximum of unconfirmed messages that are kept; with more, the session cannot be resumed. */
 const MOST_MESSAGES = 2048;
 const MOST_CHARACTERS = 2 ** 20;
-/** The server keeps at most 512 messages or 256 KiB for us. So we confirm, and ask, much earlier. */
+/** The server keeps at most 512 messages or 256 KiB for us, so we confirm and ask much earlier. */
 const ASK_AFTER_MESSAGES = 64;
 const ASK_AFTER_CHARACTERS = 2 ** 15;
 const UNCOUNTED = /^(ping|pong|auth_|token_|resumed|not_resumed)/;
@@ -16,7 +16,7 @@ export class Resumption {
   #confirmed = 0; // of ours
   #unconfirmed = []; // ours, encoded, oldest first; null if there were too many
   #size = 0;
-  #news = { messages: 0, characters: 0 }; // since we asked
+  #news = { messages: 0, characters: 0 }; // since we last asked
 
   constructor(id) {
     this.id = id;
@@ -39,7 +39,7 @@ export class Resumption {
     this.#count(size);
   }
 
-  /** Keeps a message that is about to be sent; none of the handshake or the heartbeat. */
+  /** Keeps a message that is about to be sent. Not for messages of the handshake or the heartbeat. */
   keep(text) {
     if (this.overflowed) return;
     this.#unconfirmed.push(text);

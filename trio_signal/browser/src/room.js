@@ -11,21 +11,21 @@ import { Signaling, socketUrl } from './signaling.js';
 import { hasTracks, isName, MAIN, mainOf, MOST_NAMES } from './streams.js';
 import { RoomError } from './types.js';
 
-const ASK_AFTER = 1_000; // ms that a live peer has for its offer before we make one
+const ASK_AFTER = 1_000; // ms to wait for a live peer's offer before we make one
 const RELAY_WITHIN = 10_000; // ms; the same if a media server may deliver its broadcast
 const PLACED_WITHIN = 1_000; // ms for the server to say which peers a media server serves
-const STOP_AFTER = 2_000; // ms; a peer that is live again within this has not stopped
-const RETURN_WITHIN = 30_000; // ms for a peer whose media flow, while the server has lost it
-const LISTEN_EVERY = 400; // ms; the packets of such a peer are counted
-const SILENCES = 3; // consecutive counts without a packet, after which the peer is gone
-/** A peer that left for one of these causes does not come back. docs/protocols/mesh.md has them all. */
+const STOP_AFTER = 2_000; // ms; if a peer is live again within this time, its stop is not reported
+const RETURN_WITHIN = 30_000; // ms for a peer to return if the server has lost it, but its media flow
+const LISTEN_EVERY = 400; // ms between counts of such a peer's packets
+const SILENCES = 3; // consecutive counts without new packets, after which the peer counts as gone
+/** A peer that left for one of these causes does not come back. docs/protocols/mesh.md lists all causes. */
 const GONE = new Set(['closed', 'kicked', 'banned', 'token_expired']);
 const POLICY = 1008;
 const ID_IN_USE = 'Client id in use'; // the server's reason: docs/protocols/mesh.md
 
 /**
- * Joins a room. After that the client reconnects by itself, keeps its client id, and is live again if it
- * was. If another client has taken the id meanwhile, it joins under a new one, as a new peer.
+ * Joins a room. After that the client reconnects by itself, keeps its client id, and goes live again if it
+ * was live. If another client has taken the id meanwhile, it joins under a new one, as a new peer.
  *
  * @param {string | URL} url - The server's URL: `https://signal.example.com`, or `location.origin`.
  * @param {JoinOptions} options - The room, your name, and more.
@@ -64,7 +64,7 @@ export class Room {
    */
   state = 'connecting';
   /**
-   * The peer that speaks, or spoke last. It is only updated while there is a listener for `speaker`.
+   * The peer that is speaking, or spoke last. It is only updated while there is a listener for `speaker`.
    *
    * @type {Peer | null}
    */
@@ -85,17 +85,17 @@ export class Room {
   #uplink = null; // our broadcast to a media server
   #downlinks = new Map(); // peer's id -> Downlink, with its broadcast
   #relayed = new Set(); // ids of the peers that get our broadcast from a media server
-  #placing = 0; // timer, until we know these peers
+  #placing = 0; // timer that runs until we know these peers
   #speakers;
   #quality;
-  #timers = new Map(); // peer's id -> what is going to happen to it, by name
+  #timers = new Map(); // peer's id -> its running timers, by name
   #addressees = new Set(); // ids of the peers to which the application has sent messages
   #outgoing = new Map(); // name -> { tracks, ...PublishOptions }: the published streams
-  #names = new Set(); // all that were ever used
+  #names = new Set(); // all stream names that were ever used
   #iceServers = [];
   #ownIceServers; // of the application
   #wantsMedia;
-  #settle; // of the promise that `join` returned, until it is settled
+  #settle; // { resolve, reject } of the promise that `join` returned; null once it is settled
   #declared = null; // the kind of media that we have announced since we joined
 
   /** @private */
@@ -104,7 +104,7 @@ export class Room {
     this.#wantsMedia = media;
     this.#ownIceServers = iceServers;
     this.#settle = { resolve: () => resolve(this), reject };
-    // In open mode a token of our own keeps others from taking over our id.
+    // In open mode a random token keeps others from taking over our id.
     const secret = token ?? (clientId ? undefined : randomId());
     this.#id = clientId ?? randomId();
     this.me = { id: this.#id, name: username ?? '' };
@@ -132,8 +132,8 @@ export class Room {
   }
 
   /**
-   * Adds a listener. If you add your listeners right after `join`, before you await anything else, you miss
-   * nothing.
+   * Adds a listener. To miss nothing, add your listeners right after `join`, before you await anything
+   * else.
    *
    * @template {keyof Events} T
    * @param {T} type - The event to listen for.
@@ -168,9 +168,9 @@ export class Room {
    * @returns {void}
    */
   publish(stream, { name = MAIN, ...options } = {}) {
-    if (!isName(name)) throw new TypeError(`A stream's name has 1 to 64 characters: ${name}`);
+    if (!isName(name)) throw new TypeError(`A stream's name must have 1 to 64 characters: ${name}`);
     if (!this.#names.has(name) && this.#names.size === MOST_NAMES) {
-      throw new RangeError(`A room allows ${MOST_NAMES} names of streams: reuse one`);
+      throw new RangeError(`A room allows only ${MOST_NAMES} stream names; reuse one`);
     }
     this.#names.add(name);
     this.streams.set(name, stream);
@@ -206,8 +206,7 @@ export class Room {
    *
    * @param {any} data - Anything that JSON can represent.
    * @param {{ to?: string }} [options] - `to` is the id of one peer; by default all other peers receive it.
-   * @returns {boolean} False if there is no connection at the moment. Then the data are not sent, not even
-   *   later.
+   * @returns {boolean} False if there is no connection at the moment. Then the data are discarded.
    */
   send(data, { to } = {}) {
     if (to) this.#addressees.add(to);
@@ -237,8 +236,8 @@ export class Room {
   #stateChanged(state, reason = '', code = undefined) {
     this.state = state;
     if (this.#settle && code !== undefined) {
-      // `join` has not returned the room yet, so nobody could stop a second attempt.
-      this.#settle.reject(new RoomError(reason || `Not connected (${code})`, code));
+      // `join` has not returned the room yet, so the application could not stop a second attempt.
+      this.#settle.reject(new RoomError(reason || `The connection failed (${code})`, code));
       this.#settle = null;
       this.#signaling.close();
       return;
@@ -287,7 +286,7 @@ export class Room {
     this.#mayRelay = relay;
     this.#forgetRelays(); // the server announces them again
     if (relay && this.published) this.#soonServe();
-    // With another id we are a new peer, and the polite side may be another one.
+    // With another id we are a new peer, and the polite side may have changed.
     if (client_id !== this.me.id) for (const id of [...this.peers.keys()]) this.#drop(id);
     this.me = { id: client_id, name: user };
     this.#declared = null;
@@ -320,7 +319,7 @@ export class Room {
   }
 
   #arrived({ client_id: id, username: name }) {
-    if (this.state === 'closed') return; // by a listener that was told of another peer
+    if (this.state === 'closed') return; // a listener left the room
     const known = this.peers.get(id);
     if (known) return this.#returned(known, name);
     const peer = new Peer(id, name, {
@@ -362,12 +361,12 @@ export class Room {
     if (!peer.away) this.#setAway(peer, true);
   }
 
-  /** Whether the server has reported that the peer left, and only its media still flow. */
+  /** Whether the server has reported that the peer left, but its media still flow. */
   #isLost(id) {
     return Boolean(this.#timers.get(id)?.drop);
   }
 
-  /** A peer has lost its connection; the server keeps its place, and will report how that ends. */
+  /** A peer has lost its connection; the server will report whether it resumes or leaves. */
   #lostTouch(id) {
     const peer = this.peers.get(id);
     if (peer && !peer.away) this.#setAway(peer, true);
@@ -391,7 +390,7 @@ export class Room {
     if (this.peers.get(peer.id) === peer) this.#emit('connection', peer);
   }
 
-  /** While a peer is away, checks by its media whether it is still there. */
+  /** While a peer is away, checks whether packets still arrive from it. */
   async #listenTo(peer, link, before = -1, silences = 0) {
     const packets = (await link?.packetsReceived()) ?? before;
     if (!peer.away || this.peers.get(peer.id) !== peer) return;
@@ -456,7 +455,7 @@ export class Room {
     if (!this.#links.has(id)) this.#soon(id, 'ask', patience, () => this.#ask(id));
   }
 
-  /** Hides a short stop: a peer that reconnects stops, and is live again at once. */
+  /** Does not report a short stop: a peer that reconnects stops, and goes live again at once. */
   #stoppedLive(id) {
     const peer = this.peers.get(id);
     if (!peer?.live || this.#isLost(id)) return;
@@ -496,7 +495,7 @@ export class Room {
     else this.#link(id).open();
   }
 
-  /** Offers to a live peer whose offer was lost, or that waits for ours. */
+  /** Makes an offer to a live peer whose own offer was lost, or that waits for ours. */
   #ask(id) {
     if (this.#wantsMedia && !this.#links.has(id) && !this.#downlinks.has(id)) this.#link(id).open();
   }
@@ -544,7 +543,7 @@ export class Room {
     return this.published && !this.#relayed.has(id) ? 'sent' : null;
   }
 
-  /** Removes the streams of an earlier connection that the new one does not have. */
+  /** Removes the streams of the earlier connection that are missing in the new one. */
   #forget(peer, arriving) {
     for (const name of [...peer.streams.keys()]) if (!arriving.has(name)) this.#removed(peer, name);
   }
@@ -596,7 +595,7 @@ export class Room {
     clearTimeout(this.#placing);
     this.#placing = 0;
     for (const id of ids) this.#links.get(id)?.close();
-    for (const id of ids) this.#links.delete(id); // one without our streams
+    for (const id of ids) this.#links.delete(id); // a link without our streams
     for (const id of this.peers.keys()) if (!this.#links.has(id)) this.#serve(id);
   }
 
@@ -664,7 +663,7 @@ export class Room {
 
   #channel(id, name, options) {
     const channels = this.#channels.get(id);
-    if (!channels || !this.#wantsMedia) throw new Error('There is no peer connection to open a channel on');
+    if (!channels || !this.#wantsMedia) throw new Error('The peer has left, or the room was joined with `media: false`');
     const channel = channels.open(name, options);
     (this.#links.get(id) ?? this.#link(id)).open();
     return channel;
@@ -675,7 +674,7 @@ export class Room {
     if (!peer || !this.#wantsMedia || !offer) return;
     const link = this.#links.get(from);
     if (offer.re !== undefined && offer.re !== link?.session) {
-      // The offer is for an earlier connection of ours. An offer for the current one corrects that.
+      // The offer is for an earlier connection of ours. Our offer for the current one replaces it.
       if (!link || link.isPaired) this.#link(from).open();
     } else if (link?.isWith(offer.session)) {
       this.#take(from, link, offer);
@@ -692,7 +691,7 @@ export class Room {
     else if (link?.isPaired && !link.isWith(answer.session)) this.#link(from).open();
   }
 
-  /** Takes an offer; if it does not fit the old connection, as after a reload, on a new one. */
+  /** Takes an offer. If it does not fit the connection, as after a reload, makes a new one. */
   async #take(from, link, offer, isNew = false) {
     try {
       await link.offered(offer);

@@ -7,7 +7,7 @@ const LONGEST_DELAY = 5_000;
 const CONNECT_WITHIN = 10_000; // ms; a network that drops all packets reports no error
 const HEARTBEAT = 20_000; // ms, until the server sends its own value
 
-/** After these close codes, another attempt would fail too. docs/close-codes.md has them all. */
+/** After these close codes, another attempt would fail too. docs/close-codes.md lists all codes. */
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
 const GOING_AWAY = 1001;
 const LOST = 1006;
@@ -89,11 +89,14 @@ export class Signaling {
     socket.onmessage = ({ data }) => this.#receive(socket, JSON.parse(data), data.length);
     socket.onclose = ({ code, reason }) => this.#lost(code, reason);
     this.#socket = socket;
-    this.#watchdog = setTimeout(() => this.#lost(LOST, 'No answer'), CONNECT_WITHIN);
+    this.#watchdog = setTimeout(() => this.#lost(LOST, 'The server does not answer'), CONNECT_WITHIN);
     this.#onState('connecting');
   }
 
-  /** Sends now or never. Messages that a lost connection did not deliver are repeated on resuming. */
+  /**
+   * Sends a message now, or not at all: returns false without a connection. Sent messages that a lost
+   * connection did not deliver are repeated on resuming.
+   */
   send(message) {
     if (!this.#isJoined || !this.#isOpen()) return false;
     const text = JSON.stringify(message);
@@ -169,7 +172,7 @@ export class Signaling {
     this.#joined();
   }
 
-  /** Repeats the messages that the server lacks. From now on everything continues as before the loss. */
+  /** Repeats the messages that the server has not received. Then the session continues. */
   #resumed(received) {
     for (const text of this.#resumption.lacking(received)) {
       this.#socket.send(text);

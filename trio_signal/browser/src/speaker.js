@@ -1,9 +1,9 @@
 // Finds the active speaker.
 
 const EVERY = 200; // ms
-const SPEECH = 0.02; // of 1; below is noise
-const NEW_SHARE = 0.4; // of a level in the average: a cough is not enough
-const LOUDER = 1.5; // times as loud as the current speaker, to become the speaker
+const SPEECH = 0.02; // on a scale from 0 to 1; lower levels are noise
+const NEW_SHARE = 0.4; // weight of a new level in the average, so that a cough is not enough
+const LOUDER = 1.5; // a new speaker must be this many times as loud as the current one
 
 /** Finds the active speaker from repeated measurements of levels. */
 export class SpeakerFinder {
@@ -11,7 +11,7 @@ export class SpeakerFinder {
   #current = null;
 
   /**
-   * @param {Map<string, number>} levels - By id, 0 to 1. A missing id has left.
+   * @param {Map<string, number>} levels - By id, 0 to 1. An id that is missing has left.
    * @returns {string | null} The id of the current or last speaker.
    */
   next(levels) {

@@ -1,4 +1,4 @@
-// Statistics of peer connections, in a form for pages.
+// Statistics of peer connections, in a form that pages can show.
 
 /**
  * Statistics of a peer connection. Values that the browser does not report are null.
@@ -34,7 +34,7 @@
 // Codecs that only repair lost packets. Firefox reports the codec of the last packet, even if it is one of these.
 const REPAIRS = /^(rtx|red|ulpfec|flexfec.*)$/i;
 
-/** Reads the reports of one RTCPeerConnection, one after the other. */
+/** Reads successive reports of one RTCPeerConnection. */
 export class StatsReader {
   #before = new Map(); // id -> { bytes, timestamp, bitrate, codec }
 
@@ -66,7 +66,7 @@ export class StatsReader {
 
   #row(one, report, nameOf) {
     const isOurs = one.type === 'outbound-rtp';
-    const other = isOurs ? report.get(one.remoteId) : one; // who receives counts what is lost
+    const other = isOurs ? report.get(one.remoteId) : one; // only the receiver counts lost packets
     return {
       name: nameOf(one.mid, isOurs),
       kind: one.kind,
@@ -91,7 +91,7 @@ export class StatsReader {
   #bitrate(one) {
     const { bytes, timestamp, bitrate = null } = this.#before.get(one.id) ?? {};
     if (timestamp === undefined) return null;
-    if (one.timestamp <= timestamp) return bitrate; // browsers measure only so often
+    if (one.timestamp <= timestamp) return bitrate; // the browser has not measured again yet
     return (8000 * (bytesOf(one) - bytes)) / (one.timestamp - timestamp);
   }
 }

@@ -1,8 +1,8 @@
 // Named streams. Each transceiver carries the audio or video of one name, in both directions.
 
-/** The default name of a stream. Clients that do not know names see only this one. */
+/** The default name of a stream. Clients that do not support names see only this one. */
 export const MAIN = 'camera';
-export const MOST_NAMES = 8; // of one side; a transceiver that was made stays in every offer
+export const MOST_NAMES = 8; // of one side; a transceiver, once made, stays in every offer
 const LONGEST_NAME = 64;
 const LAYERS = [
   { rid: 'h' },
@@ -27,7 +27,7 @@ export function isName(name) {
 /**
  * The names of the other side's transceivers, by mid.
  *
- * @param {unknown} streams - As received; undefined from a client that does not know names.
+ * @param {unknown} streams - As received; undefined from a client that does not support names.
  * @returns {Map<string, string> | null}
  */
 export function namesIn(streams) {
@@ -66,8 +66,8 @@ function encode(slot, { maxBitrate, codec }, onError) {
 
 /**
  * The transceivers of one RTCPeerConnection: one for each stream name and kind, used by both sides.
- * The transceivers of a stream that has ended remain, so that it can return without another line in
- * every offer.
+ * The transceivers of a stream that has ended remain, so that it can start again without adding
+ * another line to every offer.
  */
 export class Slots {
   #pc;
@@ -82,7 +82,7 @@ export class Slots {
     return this.#slots.size === 0;
   }
 
-  /** Adds the two transceivers that every connection begins with. */
+  /** Adds the first two transceivers of a connection. */
   addPair(name, options) {
     for (const kind of KINDS) this.add(name, kind, options);
   }

@@ -1,16 +1,16 @@
-// What goes into the client and comes out of it.
+// The public types: options, events and errors.
 
 /**
  * Options of {@link join}.
  *
  * @typedef {object} JoinOptions
  * @property {string} room - The name of the room.
- * @property {string} [username] - The name that the others see; by default `Guest-` and four characters.
+ * @property {string} [username] - The name that the others see; by default `Guest-` followed by four characters.
  * @property {string | (() => string | Promise<string>)} [token] - Your token, if the server requires one. A
  *   function is called for a new token at each connection, and before a token expires.
  * @property {string} [clientId] - The id by which others address you, `[A-Za-z0-9_-]{1,64}`. Set it to keep
  *   the id when the page is reloaded; by default each page gets a new one.
- * @property {RTCIceServer[]} [iceServers] - STUN and TURN servers, in place of those that the server lists.
+ * @property {RTCIceServer[]} [iceServers] - STUN and TURN servers to use instead of those that the server lists.
  * @property {boolean} [media] - `false` makes no peer connections: for chat, presence and tools.
  * @property {(message: object, sent: boolean) => void} [trace] - Called with each message of the protocol.
  */
@@ -72,7 +72,7 @@
  * @property {(peer: Peer | null) => void} speaker - `room.speaker` changed. It is only updated while there
  *   is a listener.
  * @property {(channel: Channel, peer: Peer) => void} channel - A peer opened a channel that you have not
- *   opened. Add your listeners at once, and you miss nothing.
+ *   opened. To miss nothing, add your listeners to it immediately.
  * @property {(data: any, peer: Peer) => void} message - A peer called `room.send`.
  * @property {(state: RoomState, reason: string) => void} state - The state of the connection to the server
  *   changed. The reason is the server's text, or empty.
@@ -85,7 +85,7 @@
 /** An error that the server reported. */
 export class RoomError extends Error {
   /**
-   * @param {string} message - The server's words.
+   * @param {string} message - The server's message.
    * @param {number | string} code - A close code (number), or the code of an error (string).
    */
   constructor(message, code) {

@@ -29,9 +29,9 @@ export async function askAccess(base = HOME) {
 }
 
 /**
- * The token of this tab: that of the link's `#token=`, which is removed from the address at once, or
- * the last one given; else undefined. For pages of the server only: an embedded element gets its token
- * by its attribute, because the address of another page is not ours.
+ * Returns the token of this tab: the one in the link's `#token=`, which is then removed from the
+ * address, or the one that was last kept, or undefined. Only for the server's own pages: an embedded
+ * element gets its token from its attribute, because the address of the page is not ours.
  */
 export function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -50,7 +50,7 @@ export function keepToken(token) {
   try {
     if (token) sessionStorage.setItem(KEPT, token);
     else sessionStorage.removeItem(KEPT);
-  } catch { /* The browser keeps nothing for this page: then it is asked for again. */ }
+  } catch { /* The browser stores nothing for this page, so the user will be asked again. */ }
 }
 
 function recall() {
@@ -86,7 +86,7 @@ export function accessForm(access, { base = HOME, problem = '', onToken }) {
   return h('section', { class: 'card access' },
     h('h1', { class: 'row' }, icon('lock'), access.login ? 'Log in' : 'Token'),
     h('p', { class: 'soft' }, 'This server requires a token.',
-      access.login ? ' Log in to get one.' : ' Ask whoever runs it for one.'),
+      access.login ? ' Log in to get one.' : ' Ask its operator for one.'),
     trouble, ...forms);
 }
 
@@ -142,12 +142,12 @@ async function logIn(base, username, password) {
 }
 
 /**
- * Gets a token: shows the form in `place` as long as a token is required and missing, then clears it.
+ * Gets a token. If one is required and missing, shows the form in `place` until the user has entered it.
  *
  * @param {HTMLElement} place
  * @param {object} [options]
  * @param {string} [options.base] - The server's URL.
- * @param {string} [options.problem] - Why the user is asked again; a kept token is forgotten.
+ * @param {string} [options.problem] - Why the user is asked again; a kept token is then forgotten.
  * @param {boolean} [options.keeps] - Whether the tab keeps the token, and the link may contain one.
  * @param {() => void} [options.onAsk] - Called when the form is shown.
  * @param {(name: string) => void} [options.onName] - Called with the user's name after a login.

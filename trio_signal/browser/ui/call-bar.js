@@ -91,7 +91,7 @@ export class Bar {
     write(this.#time, time);
   }
 
-  /** Performs the action of a key; false if it has none. */
+  /** Performs the action of a key; returns false if it has none. */
   press(key, isShifted) {
     const wanted = isShifted ? `shift+${key}` : key;
     const [name] = Object.entries(TOOLS).find(([, [, , of]]) => of.toLowerCase() === wanted) ?? [];

@@ -5,7 +5,7 @@ import { explainTrouble } from './devices.js';
 import { h, set, write } from './dom.js';
 import { changeIcon, icon } from './icons.js';
 
-const NAME = 'trio-signal:name'; // in localStorage: the same next time
+const NAME = 'trio-signal:name'; // in localStorage, for the next time
 
 export class Lobby {
   #devices;
@@ -139,5 +139,5 @@ function recall() {
 function keep(name) {
   try {
     localStorage.setItem(NAME, name);
-  } catch { /* The browser keeps nothing for this page. */ }
+  } catch { /* The browser stores nothing for this page. */ }
 }

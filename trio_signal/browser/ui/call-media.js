@@ -23,7 +23,7 @@ export class CallMedia {
     this.#news = news;
   }
 
-  // Devices that have been requested count as present.
+  // Devices that were requested and are not open yet count as present.
 
   get isSilent() {
     return this.isMuted || !(this.devices.tracks.microphone || this.isAsking);
@@ -70,7 +70,7 @@ export class CallMedia {
     this.#changed();
   }
 
-  /** Turns the camera on or off; off closes it, so that its light goes out. */
+  /** Turns the camera on, or closes it, so that its light goes out. */
   toggleDark() {
     this.isDark = !this.isWithoutCamera;
     if (this.isDark) this.devices.close('camera');

@@ -17,7 +17,7 @@ export class Panel {
   #title = h('h2', { tabIndex: -1 });
   #lines = h('ol', { class: 'lines' });
   #log = h('div', { 'class': 'log', 'role': 'log', 'aria-label': 'Messages', 'tabIndex': 0 }, this.#lines);
-  #nothing = h('p', { class: 'soft' }, 'No messages yet. Everybody in the call reads what you write. Whoever joins later does not.');
+  #nothing = h('p', { class: 'soft' }, 'No messages yet. Everybody in the call can read what you write. Those who join later cannot.');
   #text = h('input', { 'name': 'text', 'aria-label': 'Message', 'placeholder': 'Write to everybody', 'autocomplete': 'off', 'maxLength': MOST_LETTERS, 'required': true });
   #people = h('ul', { class: 'list people' });
   #link = h('input', { name: 'link', readOnly: true });

@@ -4,18 +4,18 @@ import { CallTile } from './call-tile.js';
 import { h } from './dom.js';
 import { focusOf, gridOf, pairOf } from './layout.js';
 
-/** The key of the user's own tile. Those of others are the peer's id, with ` screen` for a screen. */
+/** The key of the user's own tile. The keys of the others are their peer ids. Screens have the suffix ` screen`. */
 export const MINE = 'me';
 
 export class Stage {
   element = h('div', { class: 'stage' });
-  /** Whether the browser plays no sound before a click. */
+  /** Whether the browser requires a click before it plays sound. */
   isBlocked = false;
   #tiles = new Map(); // by key
   #pinned = '';
   #changed;
 
-  /** `changed()` is called when the user pins a tile, or the browser plays no sound. */
+  /** `changed()` is called when the user pins a tile, or the browser refuses to play sound. */
   constructor(changed) {
     this.#changed = changed;
     new ResizeObserver(() => this.#place()).observe(this.element);
@@ -85,7 +85,7 @@ export class Stage {
     const { clientWidth: width, clientHeight: height } = this.element;
     if (this.#tiles.size === 0 || width === 0) return;
     const keys = [...this.#tiles.keys()].filter((key) => key !== MINE);
-    if (this.#tiles.has(MINE)) keys.push(MINE); // the own tile comes last
+    if (this.#tiles.has(MINE)) keys.push(MINE); // the user's own tile comes last
     const screens = keys.filter((key) => key.endsWith(' screen'));
     const focus = this.#pinned || screens.find((key) => !key.startsWith(MINE)) || screens[0];
     const isPair = !focus && keys.length === 2;

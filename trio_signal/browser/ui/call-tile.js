@@ -30,7 +30,7 @@ export class CallTile {
    * @param {object} options
    * @param {boolean} [options.isScreen]
    * @param {() => void} [options.onPin]
-   * @param {() => void} [options.onBlocked] - Called if the browser plays no sound before a click.
+   * @param {() => void} [options.onBlocked] - Called if the browser requires a click before it plays sound.
    */
   constructor({ isScreen = false, onPin = () => {}, onBlocked = () => {} } = {}) {
     this.#isScreen = isScreen;
@@ -47,7 +47,7 @@ export class CallTile {
    * @param {string} shown.name
    * @param {MediaStream | null} shown.stream
    * @param {boolean} [shown.hasPicture] - Whether the stream has video to show.
-   * @param {boolean} [shown.isMine] - Whether it is the user's own, which plays no sound.
+   * @param {boolean} [shown.isMine] - Whether it is the user's own tile, which plays no sound.
    * @param {boolean} [shown.isMirrored]
    * @param {boolean} [shown.isMuted]
    * @param {boolean} [shown.isPinned]
@@ -119,7 +119,7 @@ export class CallTile {
     if (id && this.#video.setSinkId && this.#video.sinkId !== id) this.#video.setSinkId(id).catch(() => {});
   }
 
-  /** Takes the current volume: a ring shows who speaks. */
+  /** Updates the current volume: a ring shows who is speaking. */
   hear(level, now = performance.now()) {
     if (level > SPEECH) this.#heardAt = now;
     this.element.classList.toggle('speaking', this.#heardAt > 0 && now - this.#heardAt < SPEAKING_FOR);

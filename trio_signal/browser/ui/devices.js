@@ -22,7 +22,7 @@ export function explainTrouble(kind, error) {
       };
     case 'NotFoundError':
     case 'OverconstrainedError':
-      return { title: `No ${kind} found`, words: 'Plug one in and try again, or go on without.', canRetry: true };
+      return { title: `No ${kind} found`, words: 'Plug one in and try again, or continue without one.', canRetry: true };
     case 'NotReadableError':
     case 'AbortError':
       return { title: `${Kind} in use`, words: `Another program is using the ${kind}. Close it, then try again.`, canRetry: true };
@@ -34,8 +34,8 @@ export function explainTrouble(kind, error) {
 }
 
 /**
- * The devices in use. `open` asks the browser for them. The choice is kept for the next time. If a
- * device is unplugged, another one is used.
+ * The devices in use. `open` asks the browser for them. The user's choice is stored for the next time.
+ * If a device is unplugged, another one is used.
  */
 export class Devices {
   /** The tracks in use, or null. They are live until `close`. */
@@ -90,7 +90,7 @@ export class Devices {
     }
   }
 
-  /** Opens each on its own, since one may be available; does not ask again after a refusal. */
+  /** Opens each device separately, since one may be available; does not ask again after a refusal. */
   async #askEach(kinds, attempt, error) {
     for (const kind of kinds) {
       const isRefused = error.name === 'NotAllowedError' && !(await isAllowed(kind));
@@ -149,14 +149,14 @@ export class Devices {
     return this.tracks[kind]?.getSettings().deviceId ?? this.chosen[kind] ?? '';
   }
 
-  /** Uses the next device: front and back camera of a phone. */
+  /** Uses the next device, for example to switch between the front and back camera of a phone. */
   async next(kind = 'camera') {
     const list = this.lists[kind];
     const index = list.findIndex((device) => device.deviceId === this.current(kind));
     if (list.length > 1) await this.choose(kind, list[(index + 1) % list.length].deviceId);
   }
 
-  /** Stops the devices, also those that were requested and open later. */
+  /** Stops the devices, including those that were requested and would open later. */
   close(...kinds) {
     for (const kind of kinds.length > 0 ? kinds : ['camera', 'microphone']) {
       this.#attempts[kind] = null;
@@ -171,7 +171,7 @@ async function isAllowed(kind) {
   try {
     return (await navigator.permissions.query({ name: kind })).state !== 'denied';
   } catch {
-    return false; // a browser that cannot say
+    return false; // this browser does not tell
   }
 }
 
@@ -186,12 +186,12 @@ function recall() {
 function keep(chosen) {
   try {
     localStorage.setItem(KEPT, JSON.stringify(chosen));
-  } catch { /* The browser keeps nothing for this page. */ }
+  } catch { /* The browser stores nothing for this page. */ }
 }
 
 /**
- * Reports the volume of a track, from 0 to 1, some 12 times a second, until it is stopped. If the
- * browser allows that only after a click, it begins then.
+ * Reports the volume of a track, from 0 to 1, about 12 times a second, until it is stopped. If the
+ * browser requires a click first, the measurement begins after it.
  *
  * @param {MediaStreamTrack} track
  * @param {(level: number) => void} onLevel
@@ -214,7 +214,7 @@ export function watchLevel(track, onLevel) {
   };
 }
 
-/** A level on a scale for ears: -60 dB is 0, and -10 dB is 1. */
+/** The level on a logarithmic scale, as ears hear it: -60 dB is 0, and -10 dB is 1. */
 export function levelOf(loudness) {
   const decibels = 20 * Math.log10(Math.max(loudness, 1e-6));
   return Math.min(1, Math.max(0, (decibels + 60) / 50));

@@ -27,7 +27,7 @@ export function set(element, name, value) {
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value === true ? '' : value);
 }
 
-/** Sets a text only if it differs, so that it is neither painted nor read out again. */
+/** Sets a text only if it differs, so that it is not painted or read out again needlessly. */
 export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

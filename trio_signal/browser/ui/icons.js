@@ -48,8 +48,8 @@ const PATHS = {
 const SVG = 'http://www.w3.org/2000/svg';
 
 /**
- * An icon, as an SVG element. It is hidden from screen readers: a text beside it, or the `aria-label`
- * of its button, has its meaning.
+ * An icon, as an SVG element. It is hidden from screen readers, so a text beside it or the `aria-label`
+ * of its button must say what it means.
  *
  * @param {keyof typeof PATHS} name
  * @returns {SVGSVGElement}

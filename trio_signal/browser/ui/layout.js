@@ -1,7 +1,7 @@
 // The layout of the tiles of a call. Pure: sizes in, boxes out.
 
 const WIDEST = 16 / 9;
-const NARROWEST = 1; // then little more than half of a 16:9 video is visible
+const NARROWEST = 1; // a square shows a little more than half of a 16:9 video
 const GAP = 8;
 /** From this ratio of width to height on, two people are shown as a large video and a small own one. */
 const LYING = 1.25;

@@ -1,6 +1,6 @@
 /**
- * `<trio-call room="lobby">`: a call of up to twelve people. First the user checks the camera and the
- * devices, then everybody sees and hears everybody.
+ * `<trio-call room="lobby">`: a call of up to twelve people. The user first checks the devices in a
+ * lobby; in the call, everybody sees and hears everybody else.
  *
  * Attributes: `room`; `server`, by default the one of this script; `token`; `name`; `link`, the
  * invitation link. Event: `trio-state`, whose `detail.state` is the property `state`.
@@ -25,7 +25,7 @@ const MOST = 12; // people
 const LISTEN_EVERY = 150; // ms
 const MEASURE_EVERY = 3_000;
 const NEWS_FOR = 4_000;
-const LOUD = 0.45; // of the meter: speech, but not breathing
+const LOUD = 0.45; // on the meter's scale: speech is above, breathing is below
 
 /** The peers in the call. A silent peer may be gone, and has no tile. */
 const presentIn = (room) => [...room.peers.values()].filter((peer) => !peer.silent);
@@ -276,7 +276,7 @@ export class TrioCall extends HTMLElement {
 
   #say(text) {
     if (!this.#room?.send({ chat: text })) {
-      this.#news('Not sent: there is no connection now.');
+      this.#news('Not sent: there is no connection at the moment.');
       return false;
     }
     this.#panel.say('You', text, true);
@@ -312,12 +312,12 @@ export class TrioCall extends HTMLElement {
     this.#media.toggleScreen(() => room !== null && this.#room === room);
   }
 
-  /** Keeps the screen on: a phone that goes to sleep would end the call. */
+  /** Keeps the screen on, because a phone that goes to sleep would end the call. */
   #wake = async () => {
     if (!this.#room || document.hidden) return;
     try {
       this.#awake = await navigator.wakeLock?.request('screen');
-    } catch { /* Its battery is low. */ }
+    } catch { /* The battery is low. */ }
   };
 
   // Display
@@ -412,7 +412,7 @@ export class TrioCall extends HTMLElement {
   #person(peer) {
     const { muted = false, dark = false } = this.#told.get(peer.id) ?? {};
     const grade = this.#grades.get(peer.id);
-    const words = peer.away ? 'lost' : peer.state !== 'connected' ? 'connecting' : grade ? `${grade} connection` : '';
+    const words = peer.away ? 'reconnecting' : peer.state !== 'connected' ? 'connecting' : grade ? `${grade} connection` : '';
     return { name: peer.name, isMuted: muted, isDark: dark, words };
   }
 
@@ -470,8 +470,8 @@ export class TrioCall extends HTMLElement {
       lobby: h('div', { class: 'lobby-place', hidden: true }, this.#lobby.element),
       news: h('div', { class: 'news', role: 'status' }),
       overlay: h('div', { class: 'overlay', role: 'status', hidden: true }, h('span', { class: 'spinner' }),
-        h('div', {}, h('strong', {}, 'Reconnecting…'), h('p', {}, 'The connection to the server is lost. Your call goes on meanwhile.'))),
-      alone: h('div', { class: 'alone', hidden: true }, h('strong', {}, 'You are the only one here'), h('p', {}, 'Share the link, and others can join.'),
+        h('div', {}, h('strong', {}, 'Reconnecting…'), h('p', {}, 'The connection to the server is lost. Your call continues meanwhile.'))),
+      alone: h('div', { class: 'alone', hidden: true }, h('strong', {}, 'You are the only one here'), h('p', {}, 'Share the link so that others can join.'),
         h('button', { class: 'primary', type: 'button', onclick: () => this.#togglePanel('invite') }, icon('link'), 'Invite people')),
       sound: h('button', { class: 'primary tap', type: 'button', hidden: true, onclick: () => this.#stage.unblock() }, icon('speaker'), 'Turn the sound on'),
       title: h('h1', { class: 'hidden-text' }),

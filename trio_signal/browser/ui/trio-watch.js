@@ -19,10 +19,10 @@ const CONTROLS_FOR = 3_000; // ms after the last movement or touch
 
 const SCENES = {
   connecting: ['', 'Connecting…', ''],
-  waiting: ['clock', 'The broadcast will begin soon', 'Nobody is live yet. It starts here by itself.'],
+  waiting: ['clock', 'The broadcast will begin soon', 'Nobody is live yet. The video will start automatically.'],
   loading: ['', 'Waiting for the video…', ''],
-  interrupted: ['', 'The broadcast is interrupted', 'It resumes here by itself.'],
-  ended: ['check', 'The broadcast has ended', 'If it starts again, you see it here.'],
+  interrupted: ['', 'The broadcast is interrupted', 'It will resume automatically.'],
+  ended: ['check', 'The broadcast has ended', 'If it starts again, you will see it here.'],
   offline: ['', 'No connection to the server', 'Trying again…'],
   closed: ['warning', 'This broadcast cannot be watched', ''],
 };
@@ -59,7 +59,7 @@ export class TrioWatch extends HTMLElement {
   #trouble = '';
   #state = 'connecting';
   #tiles = new Map();
-  #viewers = new Map(); // how many each broadcaster counts, by its id
+  #viewers = new Map(); // broadcaster's id -> the number of viewers that it reported
   #wantsSound = false;
   #wantsSilence = false;
   #volume = 1;
@@ -398,7 +398,7 @@ class Tile {
     this.#play();
   }
 
-  /** Plays; without a click, browsers allow that only without sound, so then mutes the video. */
+  /** Plays, muted if the browser requires a click before it plays sound. */
   async #play() {
     try {
       await this.#video.play();
