@@ -125,7 +125,8 @@ def verify_webhook(headers: Mapping[str, str], body: bytes, secret: str) -> Hook
     """Check a webhook's signature, and return its event. Raises SignatureError if it is not from
     your server.
 
-    `body` is the unchanged body of the request. The names in `headers` may be in any case.
+    `body` is the unchanged body of the request. The names of `headers` may be in upper or lower
+    case.
     """
     check_signature(headers, body, secret, time.time())
     try:
@@ -196,7 +197,7 @@ class ServerApi:
         return self._ask(RoomDetail, "GET", _room(room_id))
 
     def replicas(self) -> list[ReplicaState]:
-        """List the replicas and their health, the one that answers first."""
+        """List the replicas and their health, beginning with the one that answers."""
         return self._ask(_Replicas, "GET", "/replicas").replicas
 
     def send(self, room_id: str, data: Any, to: str | None = None) -> int:
@@ -268,7 +269,7 @@ class AsyncServerApi:
         return await self._ask(RoomDetail, "GET", _room(room_id))
 
     async def replicas(self) -> list[ReplicaState]:
-        """List the replicas and their health, the one that answers first."""
+        """List the replicas and their health, beginning with the one that answers."""
         return (await self._ask(_Replicas, "GET", "/replicas")).replicas
 
     async def send(self, room_id: str, data: Any, to: str | None = None) -> int:

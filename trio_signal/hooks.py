@@ -81,7 +81,7 @@ def signed_headers(secret: str, id_: str, timestamp: int, body: bytes) -> dict[s
 def check_signature(headers: Mapping[str, str], body: bytes, secret: str, now: float) -> None:
     """Raise SignatureError unless one of the signatures is valid and not too old.
 
-    `headers` may be in any case. `now` is in seconds since 1970.
+    The names of `headers` may be in upper or lower case. `now` is in seconds since 1970.
     """
     found = {name.lower(): value for name, value in headers.items()}
     id_, timestamp = found.get("webhook-id", ""), found.get("webhook-timestamp", "")

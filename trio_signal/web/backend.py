@@ -58,7 +58,7 @@ class RoomSummaries(RoomPage):
 
 
 class ReplicaList(Struct):
-    """The replicas, the one that answers first."""
+    """The replicas, beginning with the one that answers."""
 
     replicas: list[ReplicaState]
 
