@@ -204,7 +204,7 @@ def test_the_client_reconnects_if_the_server_is_silent(visit: Visit, visitors: V
     expect_told(page, "state", "waiting", "No sign of life")
     # An attempt without an answer times out, too.
     page.clock.run_for(11_000)
-    expect_told(page, "state", "waiting", "No answer")
+    expect_told(page, "state", "waiting", "The server does not answer")
     silent = False
     page.clock.run_for(30_000)
     expect_told(page, "state", "joined")
