@@ -361,6 +361,7 @@ async def test_announcements_survive_a_restart_of_redis(tmp_path: Path) -> None:
         message = await bob.receive()
         assert message["broadcast"]["id"] == id_
         await wait_until(partial(redis.ask, "GET", *acks(id_, "ann")), b"1")
+        await wait_until(partial(redis.ask, "EXISTS", "current_broadcast"), 1)
         assert json.loads(await redis.ask("GET", "current_broadcast"))["id"] == id_
         async with office.attend("ann", at=1) as again:
             await again.expect_nothing()
