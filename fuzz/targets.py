@@ -12,6 +12,7 @@ from typing import cast
 import trio
 
 from tests.raw import split_frames
+from trio_signal.alarm import Alarms
 from trio_signal.auth import OpenAuth, find_token
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.connection import Connection
@@ -109,7 +110,7 @@ def _is_text(line: bytes) -> bool:
 async def _converse(name: str, texts: list[bytes]) -> None:
     hub = Hub(MemoryBus("here"))
     limits = Limits(SETTINGS)
-    service = Service(hub, OpenAuth(), SETTINGS, Metrics(), Rounds())
+    service = Service(hub, OpenAuth(), SETTINGS, Metrics(), Rounds(), Alarms())
     connections = []
     for path in (*PATHS.values(), PATHS[name].replace("ann", "eva")):
         dialect = dialect_at(path, DIALECTS)

@@ -31,6 +31,7 @@ from tests.raw import (
     client_text,
     split_frames,
 )
+from trio_signal.alarm import Alarms
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.connection import Connection
@@ -64,6 +65,8 @@ class World:
         self.limits = Limits(settings(connects_per_ip_per_minute=10_000))
         self.metrics = Metrics()
         self.rounds = Rounds()
+        self.alarms = Alarms()
+        nursery.start_soon(self.alarms.run)
         self._clients: list[socket.socket] = []
 
     def connect(
@@ -85,7 +88,12 @@ class World:
             **given,
         }
         service = Service(
-            self.hub, auth or OpenAuth(), settings(**given), self.metrics, self.rounds
+            self.hub,
+            auth or OpenAuth(),
+            settings(**given),
+            self.metrics,
+            self.rounds,
+            self.alarms,
         )
         connection = Connection(
             server,

@@ -13,6 +13,7 @@ from tests.conftest import settings
 from tests.effort import EFFORT
 from tests.sessions import Recorder, make_session
 from tests.traveller import Traveller
+from trio_signal.alarm import Alarms
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.dialects.mesh import MeshDialect
@@ -217,7 +218,7 @@ class World:
 async def travel(seed: int, *, limit: int) -> tuple[Traveller, Traveller]:
     """Two clients send numbers to each other while their connections are cut."""
     hub = Hub(MemoryBus("a" * 32), resume_grace=10.0, resume_bytes=limit, metrics=_METRICS)
-    service = Service(hub, OpenAuth(), _SETTINGS, _METRICS, _ROUNDS)
+    service = Service(hub, OpenAuth(), _SETTINGS, _METRICS, _ROUNDS, Alarms())
     world = World(hub, service, Random(seed), "r")
     ann, bob = travellers = [Traveller("ann"), Traveller("bob")]
     await world.settle(travellers)

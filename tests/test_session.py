@@ -12,7 +12,7 @@ from tests.conftest import settings
 from tests.raw import split_frames
 from tests.sessions import Recorder, make_session
 from tests.test_outbox import LIMIT, read_what_is_there, socket_pair
-from trio_signal.alarm import Alarm
+from trio_signal.alarm import Alarm, Alarms
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.dialects.mesh import MeshDialect
@@ -152,7 +152,7 @@ async def stage(nursery: trio.Nursery) -> Stage:
         session.identity = Identity(session.id, session.id, session.id)
         await hub.join(session, Join("r", session.id))
     line = Line()
-    service = Service(hub, OpenAuth(), settings(), Metrics(), Rounds())
+    service = Service(hub, OpenAuth(), settings(), Metrics(), Rounds(), Alarms())
     nursery.start_soon(service.run, ann, line)
     await wait_all_tasks_blocked()
     heard.take()

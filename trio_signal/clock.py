@@ -26,6 +26,11 @@ def utc_now() -> str:
     return _last[1]
 
 
+def utc_text(seconds: float) -> str:
+    """Format a time in seconds since 1970, with microseconds."""
+    return _text(datetime.fromtimestamp(seconds, UTC), "microseconds")
+
+
 def text_of_milliseconds(milliseconds: int) -> str:
     """Format a time in milliseconds since 1970, capped at the end of the year 9999."""
     return _text(_EPOCH + timedelta(milliseconds=min(milliseconds, _LAST)))

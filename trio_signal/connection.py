@@ -1,7 +1,8 @@
 """Connection: one WebSocket; receives messages, sends heartbeats, and flushes the outbox.
 
-These tasks run in one nursery. When receiving or the heartbeat ends, all of them end, and the
-session leaves its rooms. Only then comes the closing handshake, which delays nobody else.
+A nursery scopes all of this. It ends when the client goes, and when the heartbeat finds that the
+client is silent or its time is over. The session then leaves its rooms. Only then comes the closing
+handshake, which delays nobody else.
 """
 
 import logging
@@ -10,7 +11,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from uuid import uuid4
+from secrets import token_hex
 
 import trio
 
@@ -43,6 +44,9 @@ _PRESSING_SPREAD = 1.5
 _GOODBYE = 2.0
 #: If a task wakes so many seconds late, the server is busy.
 _LATE = 0.1
+#: Clients that are pinged within so many seconds are pinged together. The server then wakes once
+#: for all of them, and once for their pongs.
+_TOGETHER = 1 / 8
 _SILENT = Close(CloseCode.INTERNAL_ERROR, "No sign of life", LeaveCause.LOST)
 
 
@@ -51,8 +55,8 @@ class Connection:
 
     __slots__ = (
         *("_alarm", "_early", "_ended", "_held_until", "_is_flushing", "_lease", "_messages_in"),
-        *("_nursery", "_opening", "_outbox", "_parser", "_payer", "_press_until", "_service"),
-        *("_sock", "session"),
+        *("_next_ping", "_nursery", "_opening", "_outbox", "_parser", "_payer", "_pinged"),
+        *("_press_until", "_service", "_silent_at", "_sock", "session"),
     )
 
     def __init__(
@@ -80,11 +84,11 @@ class Connection:
         self._parser = FrameParser(
             service.settings.max_message_bytes, binary_is_text=dialect.reads_binary
         )
-        #: Wakes the heartbeat.
+        #: Calls `_beat`.
         self._alarm = Alarm()
         self._outbox = Outbox(sock, service.settings.outbox_bytes, service.hub.flusher, self._alarm)
         self.session = Session(
-            uuid4().hex,
+            token_hex(16),
             dialect,
             self._outbox,
             self._alarm,
@@ -97,6 +101,10 @@ class Connection:
         self._messages_in = service.metrics.messages_in[dialect.name]
         #: Until when nothing is read from the client, and until when it may keep sending anyway.
         self._held_until, self._press_until = 0.0, NEVER
+        #: When the next ping is due, when the last unanswered one was sent, and until when its
+        #: client must send something.
+        self._next_ping = _ping_after(trio.current_time(), service.settings.heartbeat)
+        self._pinged, self._silent_at = 0.0, NEVER
         self._ended = self._is_flushing = False
         self._opening, self._early = opening, early
 
@@ -109,11 +117,11 @@ class Connection:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 self.session.live_in(nursery.cancel_scope)
-                nursery.start_soon(self._heartbeat, name="heartbeat")
-                try:
-                    await self._receive()
-                except Exception:
-                    self._fail()
+                with self._alarm.calling(self._beat, self._due, self._service.alarms):
+                    try:
+                        await self._receive()
+                    except Exception:
+                        self._fail()
                 nursery.cancel_scope.cancel()
 
     def _go_on(self, session: Session) -> None:
@@ -262,38 +270,40 @@ class Connection:
 
     # heartbeat
 
-    async def _heartbeat(self) -> None:
+    @property
+    def _due(self) -> float:
+        """When `_beat` must be called next."""
+        return min(self._next_ping, self._silent_at, self.session.due)
+
+    def _beat(self, now: float) -> float:
         """Ping the client; end if it stays silent, or if the session's time is over.
 
-        A dead client's TCP connection can look alive. When the alarm wakes this task, it also
-        starts the tasks that flush and rejoin.
+        A dead client's TCP connection can look alive. This also starts the tasks that flush and
+        rejoin. Returns when it must be called again. Does not block or raise.
         """
-        settings = self._service.settings
-        next_ping = trio.current_time() + settings.heartbeat
-        pinged, deadline = 0.0, NEVER
         try:
-            while self.session.closed_with is None:
-                self._start_what_waits()
-                with self._alarm.until(min(next_ping, deadline, self.session.due)):
-                    await trio.lowlevel.wait_task_rescheduled(_may_be_woken)
-                now, session = trio.current_time(), self.session
-                late = now - session.deadlines.authenticate_by
-                if late >= 0 and (late > _LATE or self._has_unread()):
-                    session.deadlines.extend_for_identity()
-                self._service.pass_time(session, now)
-                if session.last_heard >= pinged or self._peek():
-                    # The client has sent something, even if it was not read yet.
-                    deadline = NEVER
-                elif now >= deadline:
-                    session.close(_SILENT)
-                if now >= next_ping:
-                    next_ping = now + settings.heartbeat
-                    session.put(_PING)
-                    if deadline == NEVER:
-                        pinged, deadline = now, now + settings.heartbeat_timeout
+            self._pass_time(self.session, now)
+            self._start_what_waits()
         except Exception:
             self._fail()
-        self._nursery.cancel_scope.cancel()
+        return self._due if self.session.closed_with is None else NEVER
+
+    def _pass_time(self, session: Session, now: float) -> None:
+        settings = self._service.settings
+        late = now - session.deadlines.authenticate_by
+        if late >= 0 and (late > _LATE or self._has_unread()):
+            session.deadlines.extend_for_identity()
+        self._service.pass_time(session, now)
+        if session.last_heard >= self._pinged or self._peek():
+            # The client has sent something, even if it was not read yet.
+            self._silent_at = NEVER
+        elif now >= self._silent_at:
+            session.close(_SILENT)
+        if now >= self._next_ping:
+            self._next_ping = _ping_after(now, settings.heartbeat)
+            session.put(_PING)
+            if self._silent_at == NEVER:
+                self._pinged, self._silent_at = now, now + settings.heartbeat_timeout
 
     def _start_what_waits(self) -> None:
         """Start to flush if the socket is behind, and to rejoin rooms if there are any."""
@@ -345,9 +355,10 @@ class Connection:
 _PING = control_frame(Opcode.PING)
 
 
-def _may_be_woken(raise_cancel: object) -> trio.lowlevel.Abort:
-    """Let a sleeping task be cancelled; saves 300 bytes per task against `trio.sleep_forever`."""
-    return trio.lowlevel.Abort.SUCCEEDED
+def _ping_after(now: float, heartbeat: float) -> float:
+    """When the next ping is due: at a multiple of `_TOGETHER`, if the heartbeat is not shorter."""
+    together = round((now + heartbeat) / _TOGETHER) * _TOGETHER
+    return max(together, now + heartbeat / 2)
 
 
 async def shut_down(sock: socket.socket) -> None:

@@ -199,24 +199,28 @@ class Outbox:
 
     def flush_nowait(self) -> bool:
         """Send what the socket accepts; returns whether nothing is left, or the socket is dead."""
-        while self._waiting:
+        waiting = self._waiting
+        while waiting:
             try:
-                sent = self._send_some()
+                if len(waiting) == 1:
+                    sent = self._sock.send(waiting[0])
+                else:
+                    sent = self._sock.sendmsg(waiting[:_BATCH])
             except BlockingIOError:
                 return False
             except OSError:
                 # The receiving task will see the same end, with its reason.
                 self._break()
             else:
-                self._forget(sent)
+                if sent < self._size:
+                    self._forget(sent)
+                else:
+                    waiting.clear()
+                    self._size, self._torn = 0, False
         return True
 
-    def _send_some(self) -> int:
-        if len(self._waiting) == 1:
-            return self._sock.send(self._waiting[0])
-        return self._sock.sendmsg(self._waiting[:_BATCH])
-
     def _forget(self, sent: int) -> None:
+        """Forget so many bytes, which have been sent."""
         self._size -= sent
         whole = 0
         for frame in self._waiting[:_BATCH]:

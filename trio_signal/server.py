@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import trio
 
+from trio_signal.alarm import Alarms
 from trio_signal.announcements import Announcements, open_announcements
 from trio_signal.auth import open_auth
 from trio_signal.backend import AsyncServerApi, ServerApi, ServerApiError, verify_webhook
@@ -155,7 +156,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
     ends everything at once. Raises OSError if the port is not available, and ConfigError if Redis
     refuses the server, or the database cannot be used.
     """
-    limits, metrics, rounds = Limits(settings), Metrics(), Rounds()
+    limits, metrics, rounds, alarms = Limits(settings), Metrics(), Rounds(), Alarms()
     async with (
         open_bus(settings) as (bus, notes),
         open_board(settings, bus, metrics) as announcements,
@@ -190,6 +191,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             ("watching the event loop", metrics.watch_loop),
             ("the flusher", hub.flusher.run),
             ("the event loop's rounds", rounds.run),
+            ("the connections' alarms", alarms.run),
             ("reporting who is online", hub.online.run),
             *([("moving sessions", hub.handover.run)] if hub.handover else []),
             *([("relaying broadcasts", relays.run)] if relays is not None else []),
@@ -215,7 +217,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
                 rounds=rounds,
             ) as http,
         ):
-            service = Service(hub, auth, settings, metrics, rounds)
+            service = Service(hub, auth, settings, metrics, rounds, alarms)
             listener = Listener(service, http, auth, limits)
             async with trio.open_nursery() as connections:
                 publishers.nursery = connections

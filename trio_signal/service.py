@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import trio
 from msgspec.structs import replace
 
-from trio_signal.alarm import NEVER
+from trio_signal.alarm import NEVER, Alarms
 from trio_signal.announcements import Announcements
 from trio_signal.auth import Auth
 from trio_signal.clock import utc_now
@@ -73,13 +73,20 @@ class Service:
     """Carries out commands, for all sessions of a server."""
 
     def __init__(
-        self, hub: Hub, auth: Auth, settings: Settings, metrics: Metrics, rounds: Rounds
+        self,
+        hub: Hub,
+        auth: Auth,
+        settings: Settings,
+        metrics: Metrics,
+        rounds: Rounds,
+        alarms: Alarms,
     ) -> None:
         """Take the parts of the server. The caller runs them."""
         self.hub = hub
         self.settings = settings
         self.metrics = metrics
         self.rounds = rounds
+        self.alarms = alarms
         self._auth = auth
 
     async def run(self, session: Session, carrier: Carrier) -> None:

@@ -150,6 +150,44 @@ def test_the_number_of_rooms_with_reservations_is_bounded(monkeypatch: pytest.Mo
     assert [holds.is_reserved(room, eve, 3) for room in "abc"] == [False, True, True]
 
 
+def test_full_room_makes_a_reservation_cost_no_more() -> None:
+    class Moment(float):
+        """A time that counts how often it is compared."""
+
+        compared = 0
+
+        def __le__(self, other: float) -> bool:
+            Moment.compared += 1
+            return super().__le__(other)
+
+        def __lt__(self, other: float) -> bool:
+            Moment.compared += 1
+            return super().__lt__(other)
+
+        def __gt__(self, other: float) -> bool:
+            Moment.compared += 1
+            return super().__gt__(other)
+
+    holds = Holds()
+    for number in range(MOST_OF_ROOM + 100):
+        Moment.compared = 0
+        holds.reserve("r", replace(member(f"ann-{number}"), reserved=True), Moment(number / 1000))
+        assert Moment.compared < 10
+
+
+def test_of_too_many_bans_the_first_to_end_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(holds_module, "MOST_OF_ROOM", 3)
+    holds = Holds()
+    for digest, until in (("c", 30), ("a", 10), ("b", 20), ("d", 40)):
+        holds.ban("r", digest, until, 0)
+    assert sorted(digest for _, digest, _ in holds.bans(0)) == ["b", "c", "d"]
+    assert sorted(digest for _, digest, _ in holds.bans(25)) == ["c", "d"]
+    holds.lock("r", 5, 6)  # a time in the past
+    assert not holds.is_locked("r", 4)
+
+
 def test_expired_reservations_are_forgotten() -> None:
     holds = Holds()
     holds.reserve("a", ann(), 0)

@@ -38,28 +38,39 @@ def digest_of_user(subject: str, user_id: str) -> str:
     return sha1(identity.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
 
 
+_Entries = OrderedDict[str, tuple[float, bytes]]
+
+
+def _end(entries: _Entries, *, first: bool = False) -> float:
+    """When the last of these entries expires, or the first."""
+    return entries[next(iter(entries) if first else reversed(entries))][0]
+
+
 class _Until:
     """Values of one kind that expire, by room and key; bounded in both."""
 
     def __init__(self) -> None:
-        self._rooms: OrderedDict[str, dict[str, tuple[float, bytes]]] = OrderedDict()
+        #: The values of each room in the order in which they expire, which is that of insertion
+        #: unless bans differ in length.
+        self._rooms: OrderedDict[str, _Entries] = OrderedDict()
 
     def put(self, room_id: str, key: str, value: bytes, until: float, now: float) -> None:
         """Keep a value. Drops expired ones, and beyond the bound the first to expire."""
-        entries = self._rooms.setdefault(room_id, {})
+        entries = self._rooms.setdefault(room_id, OrderedDict())
         self._rooms.move_to_end(room_id)
         entries.pop(key, None)
+        is_in_order = not entries or _end(entries) <= until
         entries[key] = (until, value)
+        if not is_in_order:
+            for later in sorted(entries, key=lambda key: entries[key][0]):
+                entries.move_to_end(later)
+        while entries and (len(entries) > MOST_OF_ROOM or _end(entries, first=True) <= now):
+            entries.popitem(last=False)
         self._forget(now)
-        if len(entries) > MOST_OF_ROOM:
-            for over in [k for k, (end, _) in entries.items() if end <= now]:
-                del entries[over]
-        if len(entries) > MOST_OF_ROOM:
-            del entries[min(entries, key=lambda key: entries[key][0])]
 
     def get(self, room_id: str, key: str, now: float) -> tuple[float, bytes] | None:
         """The end and the value; None if it has expired."""
-        found = self._rooms.get(room_id, {}).get(key)
+        found = self._rooms[room_id].get(key) if room_id in self._rooms else None
         return found if found is not None and found[0] > now else None
 
     def all(self, now: float) -> Iterator[tuple[str, str, float]]:
@@ -72,7 +83,7 @@ class _Until:
     def _forget(self, now: float) -> None:
         while self._rooms:
             entries = next(iter(self._rooms.values()))
-            if len(self._rooms) <= MOST_ROOMS and any(end > now for end, _ in entries.values()):
+            if len(self._rooms) <= MOST_ROOMS and entries and _end(entries) > now:
                 return
             self._rooms.popitem(last=False)
 

@@ -133,7 +133,7 @@ def _tune_gc() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 100)
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def _until_parent_goes(scope: trio.CancelScope) -> None:
