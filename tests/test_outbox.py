@@ -37,10 +37,10 @@ class Calling(Alarm):
 
     def __init__(self, call: Callable[[], None]) -> None:
         super().__init__()
-        self._call = call
+        self._when_set = call
 
     def set(self, at: float = 0.0) -> None:
-        self._call()
+        self._when_set()
 
 
 def numbered(number: int, size: int = 0) -> bytes:

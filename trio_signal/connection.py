@@ -178,7 +178,7 @@ class Connection:
         session = self.session
         now = session.last_heard = trio.current_time()
         messages = self._parser.feed(data)
-        frames = len(messages) + self._parser.take_fragments() or len(data) < _CRUMB
+        frames = len(messages) + self._parser.unfinished or len(data) < _CRUMB
         self._held_until = self._payer.spend(frames + session.owes, now)
         session.owes = 0.0
         return messages

@@ -191,8 +191,9 @@ class Listener:
         on a key set, for a client whose address is refused.
         """
         head, blank_line, early = received.partition(b"\r\n\r\n")
-        forwarded = [value.decode("latin-1") for value in _FORWARDED.findall(head)]
-        address = client_address(peer, forwarded, self._settings.trusted_proxies)
+        proxies = self._settings.trusted_proxies
+        forwarded = _FORWARDED.findall(head) if proxies else []
+        address = client_address(peer, [value.decode("latin-1") for value in forwarded], proxies)
         # This comes first: in a flood, refusing must be cheap.
         self._limits.check(address, trio.current_time())
         handshake = Handshake(head + blank_line)

@@ -67,7 +67,7 @@ class Address(TokenBucket):
     which it gets what it has already taken. Until then it waits, and the others do not.
     """
 
-    __slots__ = ("_headstart", "_marks", "_rate", "_since", "_turn", "connections")
+    __slots__ = ("_headstart", "_rate", "_since", "_turn", "connections", "marks")
 
     def __init__(self, rate: float, burst: int, headstart: float = 0.0) -> None:
         """Start full, without connections; each may be `headstart` tokens ahead of the others."""
@@ -79,7 +79,7 @@ class Address(TokenBucket):
         self._turn, self._since = 0.0, 0.0
         #: A heap of the connections that are ahead, by their marks, which may have moved on since.
         #: The number keeps entries distinct.
-        self._marks: list[tuple[float, int, Payer]] = []
+        self.marks: list[tuple[float, int, Payer]] = []
 
     def spend(self, tokens: float, now: float) -> float:
         """Take tokens. The debt is at most another burst; more is forgiven."""
@@ -95,9 +95,9 @@ class Address(TokenBucket):
         Turns begin when the bucket is overdrawn, and end when all connections have had theirs. If
         they ended earlier, the first connection to ask would take all new tokens.
         """
-        if self._marks:
+        if self.marks:
             self._advance(now)
-        return bool(self._marks) or self.full_at - self._patience > now
+        return bool(self.marks) or self.full_at - self._patience > now
 
     def mark(self, payer: "Payer", tokens: float, now: float) -> None:
         """Note the tokens that a connection has taken."""
@@ -105,7 +105,7 @@ class Address(TokenBucket):
         payer.mark = max(payer.mark, self._turn) + tokens
         if not payer.is_marked:
             payer.is_marked = True
-            heappush(self._marks, (payer.mark, id(payer), payer))
+            heappush(self.marks, (payer.mark, id(payer), payer))
 
     def waits_until(self, payer: "Payer", now: float) -> float:
         """Until when a connection must wait for the others; call this again then."""
@@ -113,13 +113,13 @@ class Address(TokenBucket):
         ahead = payer.mark - self._headstart - self._turn
         if ahead <= 0:
             return now
-        return now + min(ahead * len(self._marks) / self._rate, _LOOK_AGAIN)
+        return now + min(ahead * len(self.marks) / self._rate, _LOOK_AGAIN)
 
     def _advance(self, now: float) -> None:
         """Give the new tokens to all connections that are ahead, the same number to each."""
         tokens = (now - self._since) * self._rate
         self._since = now
-        marks = self._marks
+        marks = self.marks
         while marks:
             mark, number, payer = marks[0]
             needed = (mark - self._turn) * len(marks)
@@ -155,7 +155,7 @@ class Payer(TokenBucket):
             full_at = now
         self.full_at = full_at = full_at + tokens * self._cost
         address = self._address
-        if address.spend(tokens, now) > now or address.is_shared(now):
+        if address.spend(tokens, now) > now or (address.marks and address.is_shared(now)):
             address.mark(self, tokens, now)
             return max(full_at - self._patience, address.waits_until(self, now))
         return full_at - self._patience

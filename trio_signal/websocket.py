@@ -116,9 +116,9 @@ class FrameParser:
         "_fragments_opcode",
         "_fragments_size",
         "_max_size",
-        "_unfinished",
         "_wanted",
         "failure",
+        "unfinished",
     )
 
     def __init__(self, max_size: int, *, binary_is_text: bool = False) -> None:
@@ -130,8 +130,8 @@ class FrameParser:
         self._fragments: list[bytes] = []
         self._fragments_size = 0
         self._fragments_opcode: Opcode | None = None
-        #: The number of frames that completed no message.
-        self._unfinished = 0
+        #: The number of frames in the last bytes that completed no message.
+        self.unfinished = 0
         #: Created for the first fragmented message.
         self._decoder: codecs.IncrementalDecoder | None = None
         #: Set when the client violates the protocol or the size limit; nothing is parsed after it.
@@ -142,6 +142,7 @@ class FrameParser:
 
         Check `failure` afterwards: the returned messages came before it.
         """
+        self.unfinished = 0
         if self.failure is not None:
             return []
         if self._buffer:
@@ -159,11 +160,6 @@ class FrameParser:
             if position < len(data):
                 self._buffer += data[position:]
         return messages
-
-    def take_fragments(self) -> int:
-        """The number of frames that completed no message since the last call."""
-        unfinished, self._unfinished = self._unfinished, 0
-        return unfinished
 
     def _parse(self, data: bytes, messages: list[Message]) -> int:
         """Append the complete messages in `data`; returns where the first partial frame begins."""
@@ -255,7 +251,7 @@ class FrameParser:
             self._fragments.append(payload)
             self._fragments_size += len(payload)
         if not final:
-            self._unfinished += 1
+            self.unfinished += 1
             return None
         message = Message(opcode, b"".join(self._fragments))
         self._fragments.clear()
