@@ -23,6 +23,7 @@ from trio_signal.hub import Hub
 from trio_signal.limits import Limits, client_address, network_of
 from trio_signal.listener import _token
 from trio_signal.metrics import Metrics
+from trio_signal.readers import Readers
 from trio_signal.rounds import Rounds
 from trio_signal.service import Service
 from trio_signal.session import INTERNAL_ERROR
@@ -110,7 +111,7 @@ def _is_text(line: bytes) -> bool:
 async def _converse(name: str, texts: list[bytes]) -> None:
     hub = Hub(MemoryBus("here"))
     limits = Limits(SETTINGS)
-    service = Service(hub, OpenAuth(), SETTINGS, Metrics(), Rounds(), Alarms())
+    service = Service(hub, OpenAuth(), SETTINGS, Metrics(), Rounds(), Alarms(), Readers())
     connections = []
     for path in (*PATHS.values(), PATHS[name].replace("ann", "eva")):
         dialect = dialect_at(path, DIALECTS)

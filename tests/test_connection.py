@@ -44,6 +44,7 @@ from trio_signal.messages.commands import Action, Authenticate, Close, Send
 from trio_signal.messages.events import Answer, Event, Notice, Typing
 from trio_signal.messages.identity import Grants, Identity, ServerInfo
 from trio_signal.metrics import Metrics
+from trio_signal.readers import Readers
 from trio_signal.rounds import Rounds
 from trio_signal.service import MAX_MALFORMED, Service
 from trio_signal.session import Session
@@ -66,7 +67,9 @@ class World:
         self.metrics = Metrics()
         self.rounds = Rounds()
         self.alarms = Alarms()
+        self.readers = Readers()
         nursery.start_soon(self.alarms.run)
+        nursery.start_soon(self.readers.run)
         self._clients: list[socket.socket] = []
 
     def connect(
@@ -94,6 +97,7 @@ class World:
             self.metrics,
             self.rounds,
             self.alarms,
+            self.readers,
         )
         connection = Connection(
             server,

@@ -22,6 +22,7 @@ from trio_signal.hub import Hub
 from trio_signal.messages.events import NotResumedReason
 from trio_signal.metrics import Metrics
 from trio_signal.participant import Stay
+from trio_signal.readers import Readers
 from trio_signal.resumption import (
     MOST_BYTES,
     MOST_MESSAGES,
@@ -218,7 +219,7 @@ class World:
 async def travel(seed: int, *, limit: int) -> tuple[Traveller, Traveller]:
     """Two clients send numbers to each other while their connections are cut."""
     hub = Hub(MemoryBus("a" * 32), resume_grace=10.0, resume_bytes=limit, metrics=_METRICS)
-    service = Service(hub, OpenAuth(), _SETTINGS, _METRICS, _ROUNDS, Alarms())
+    service = Service(hub, OpenAuth(), _SETTINGS, _METRICS, _ROUNDS, Alarms(), Readers())
     world = World(hub, service, Random(seed), "r")
     ann, bob = travellers = [Traveller("ann"), Traveller("bob")]
     await world.settle(travellers)

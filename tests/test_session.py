@@ -24,6 +24,7 @@ from trio_signal.messages.events import Refusal, Refused
 from trio_signal.messages.identity import Identity
 from trio_signal.metrics import Metrics
 from trio_signal.outbox import Flusher, Outbox
+from trio_signal.readers import Readers
 from trio_signal.rounds import Rounds
 from trio_signal.service import Service
 from trio_signal.session import Goodbye, Session
@@ -152,7 +153,7 @@ async def stage(nursery: trio.Nursery) -> Stage:
         session.identity = Identity(session.id, session.id, session.id)
         await hub.join(session, Join("r", session.id))
     line = Line()
-    service = Service(hub, OpenAuth(), settings(), Metrics(), Rounds(), Alarms())
+    service = Service(hub, OpenAuth(), settings(), Metrics(), Rounds(), Alarms(), Readers())
     nursery.start_soon(service.run, ann, line)
     await wait_all_tasks_blocked()
     heard.take()

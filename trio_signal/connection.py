@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from secrets import token_hex
+from uuid import uuid4
 
 import trio
 
@@ -22,6 +22,7 @@ from trio_signal.errors import CloseCode, Reason
 from trio_signal.limits import ConnectionLease
 from trio_signal.messages.commands import Close, LeaveCause
 from trio_signal.outbox import Outbox
+from trio_signal.readers import Reader
 from trio_signal.service import Service
 from trio_signal.session import INTERNAL_ERROR, Goodbye, Session
 from trio_signal.websocket import (
@@ -56,7 +57,7 @@ class Connection:
     __slots__ = (
         *("_alarm", "_early", "_ended", "_held_until", "_is_flushing", "_lease", "_messages_in"),
         *("_next_ping", "_nursery", "_opening", "_outbox", "_parser", "_payer", "_pinged"),
-        *("_press_until", "_service", "_silent_at", "_sock", "session"),
+        *("_press_until", "_reader", "_service", "_silent_at", "_sock", "session"),
     )
 
     def __init__(
@@ -88,7 +89,7 @@ class Connection:
         self._alarm = Alarm()
         self._outbox = Outbox(sock, service.settings.outbox_bytes, service.hub.flusher, self._alarm)
         self.session = Session(
-            token_hex(16),
+            uuid4().hex,
             dialect,
             self._outbox,
             self._alarm,
@@ -117,7 +118,10 @@ class Connection:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 self.session.live_in(nursery.cancel_scope)
-                with self._alarm.calling(self._beat, self._due, self._service.alarms):
+                with (
+                    self._alarm.calling(self._beat, self._due, self._service.alarms),
+                    Reader(self._service.readers, self._sock) as self._reader,
+                ):
                     try:
                         await self._receive()
                     except Exception:
@@ -151,7 +155,7 @@ class Connection:
                 await self._hold_back()
             else:
                 self._press_until = NEVER
-            await trio.lowlevel.wait_readable(self._sock)
+            await self._reader.wait()
             await self._take(self._read())
 
     async def _open(self) -> None:
@@ -218,7 +222,7 @@ class Connection:
             elif unread is None:  # the client has paused
                 self._press_until = NEVER
                 with trio.move_on_at(until):
-                    await trio.lowlevel.wait_readable(self._sock)
+                    await self._reader.wait()
             else:
                 return  # the client has gone
 

@@ -30,6 +30,7 @@ from trio_signal.notes import Notes
 from trio_signal.notes.redis import RedisNotes
 from trio_signal.notes.sql import open_sql_notes
 from trio_signal.publishing import Publishers
+from trio_signal.readers import Readers
 from trio_signal.relay.nodes import nodes_of
 from trio_signal.relay.parts import Limits as RelayLimits
 from trio_signal.relay.relays import Relays
@@ -156,7 +157,8 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
     ends everything at once. Raises OSError if the port is not available, and ConfigError if Redis
     refuses the server, or the database cannot be used.
     """
-    limits, metrics, rounds, alarms = Limits(settings), Metrics(), Rounds(), Alarms()
+    limits, metrics = Limits(settings), Metrics()
+    rounds, alarms, readers = Rounds(), Alarms(), Readers()
     async with (
         open_bus(settings) as (bus, notes),
         open_board(settings, bus, metrics) as announcements,
@@ -192,6 +194,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             ("the flusher", hub.flusher.run),
             ("the event loop's rounds", rounds.run),
             ("the connections' alarms", alarms.run),
+            ("waiting for clients' messages", readers.run),
             ("reporting who is online", hub.online.run),
             *([("moving sessions", hub.handover.run)] if hub.handover else []),
             *([("relaying broadcasts", relays.run)] if relays is not None else []),
@@ -217,7 +220,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
                 rounds=rounds,
             ) as http,
         ):
-            service = Service(hub, auth, settings, metrics, rounds, alarms)
+            service = Service(hub, auth, settings, metrics, rounds, alarms, readers)
             listener = Listener(service, http, auth, limits)
             async with trio.open_nursery() as connections:
                 publishers.nursery = connections

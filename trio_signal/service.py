@@ -55,6 +55,7 @@ from trio_signal.messages.events import NotResumed, NotResumedReason, Refusal, R
 from trio_signal.messages.identity import Identity, ServerInfo, is_internal
 from trio_signal.metrics import Metrics
 from trio_signal.participant import Stay
+from trio_signal.readers import Readers
 from trio_signal.resuming import confirm, discount
 from trio_signal.rounds import Rounds
 from trio_signal.session import GOING_AWAY, Carrier, Goodbye, Session, goodbye_of
@@ -80,6 +81,7 @@ class Service:
         metrics: Metrics,
         rounds: Rounds,
         alarms: Alarms,
+        readers: Readers,
     ) -> None:
         """Take the parts of the server. The caller runs them."""
         self.hub = hub
@@ -87,6 +89,7 @@ class Service:
         self.metrics = metrics
         self.rounds = rounds
         self.alarms = alarms
+        self.readers = readers
         self._auth = auth
 
     async def run(self, session: Session, carrier: Carrier) -> None:
