@@ -153,9 +153,9 @@ async def test_late_outboxes_are_served_last(flusher: Flusher) -> None:
     class Noted(Outbox):
         name = ""
 
-        def send(self) -> bool:
+        def flush_nowait(self) -> bool:
             order.append(self.name)
-            return super().send()
+            return super().flush_nowait()
 
     with socket_pair() as (first, _one), socket_pair() as (second, _two):
         for sock, name in ((first, "late"), (second, "prompt")):

@@ -8,14 +8,19 @@ from contextlib import closing
 import pytest
 import trio
 
+from trio_signal import readers as readers_module
 from trio_signal.readers import Reader, Readers
 
 
-@pytest.fixture(params=["running", "not running"])
-async def readers(request: pytest.FixtureRequest) -> AsyncIterator[Readers]:
+@pytest.fixture(params=["busy", "quiet", "not running"])
+async def readers(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Readers]:
+    if request.param == "busy":
+        monkeypatch.setattr(readers_module, "_MANY", 0)
     readers = Readers()
     async with trio.open_nursery() as nursery:
-        if request.param == "running":
+        if request.param != "not running":
             nursery.start_soon(readers.run)
             await trio.testing.wait_all_tasks_blocked()
         yield readers
@@ -136,7 +141,10 @@ async def test_cancelled_wait_can_be_repeated(readers: Readers, pair: Pair) -> N
             await reader.wait()
 
 
-async def test_tasks_go_on_when_the_readers_end(pair: Pair) -> None:
+async def test_tasks_go_on_when_the_readers_end(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers_module, "_MANY", 0)
     ours, theirs = pair
     readers, woken = Readers(), 0
 
@@ -198,3 +206,26 @@ async def test_many_sockets_lose_nothing(readers: Readers) -> None:
                 nursery.start_soon(write, theirs)
     assert set(received.values()) == {text}
     assert not readers.by_fileno
+
+
+async def send_soon(sock: socket.socket, data: bytes) -> None:
+    await trio.lowlevel.checkpoint()
+    sock.send(data)
+
+
+async def test_socket_goes_back_and_forth_between_busy_and_quiet_times(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pair
+    readers = Readers()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readers.run)
+        await trio.testing.wait_all_tasks_blocked()
+        with Reader(readers, ours) as reader, trio.fail_after(5):
+            for number in range(200):
+                monkeypatch.setattr(readers_module, "_MANY", 0 if number // 3 % 2 else 1000)
+                nursery.start_soon(send_soon, theirs, b"%d" % number)
+                await reader.wait()
+                assert ours.recv(100) == b"%d" % number
+            assert await count_rounds(0.1) < 10
+        nursery.cancel_scope.cancel()

@@ -232,7 +232,7 @@ class Connection:
         rounds, dialect = service.rounds, session.dialect
         self._outbox.is_late = overdrawn = self._held_until > session.last_heard
         until = 0.0 if overdrawn or rounds.line else rounds.until
-        unread = iter(messages)
+        now, unread = utc_now(), iter(messages)
         for message in unread:
             if time.perf_counter() > until:
                 until = await rounds.wait(overdrawn=overdrawn)
@@ -242,7 +242,7 @@ class Connection:
                 case Opcode.TEXT:
                     if session.deadlines.idle_ping is not None:
                         session.deadlines.put_off_idle_ping()
-                    actions = dialect.received(message.payload, utc_now())
+                    actions = dialect.received(message.payload, now)
                     self._messages_in[dialect.received_type] += 1
                     session.received += 1
                     await service.perform(session, actions)

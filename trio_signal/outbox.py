@@ -19,6 +19,8 @@ BUDGET = 0.0015
 LATE_BUDGET = 0.0005
 #: How many waiting frames one system call takes; IOV_MAX is 1024.
 _BATCH = 64
+#: How many outboxes are emptied between two looks at the clock.
+_AT_ONCE = 8
 
 
 class Flusher(trio.abc.Instrument):
@@ -31,12 +33,9 @@ class Flusher(trio.abc.Instrument):
 
     def __init__(self) -> None:
         """Make a flusher; it works while `run` runs."""
-        self._called: list[Outbox] = []
-        self._late: list[Outbox] = []
-
-    def call(self, outbox: "Outbox") -> None:
-        """Empty an outbox at the end of this round; does not block."""
-        (self._late if outbox.is_late else self._called).append(outbox)
+        #: The outboxes to empty at the end of this round; then those of clients over their rate.
+        self.called: list[Outbox] = []
+        self.late: list[Outbox] = []
 
     async def run(self) -> NoReturn:
         """Let Trio call it in each round, until cancelled."""
@@ -49,31 +48,34 @@ class Flusher(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """Empty the outboxes, after all tasks have run; called by Trio before it waits."""
-        if not (self._called or self._late):
+        if not (self.called or self.late):
             return
-        has_woken = self._deliver(self._called, BUDGET)
-        if self._late:
-            has_woken |= self._deliver(self._late, LATE_BUDGET)
-        if has_woken or self._called or self._late:
+        has_woken = self._deliver(self.called, BUDGET)
+        if self.late:
+            has_woken |= self._deliver(self.late, LATE_BUDGET)
+        if has_woken or self.called or self.late:
             # A task was woken, but Trio has already decided how long it waits.
             self._token.run_sync_soon(_begin_another_round, idempotent=True)
 
     def deliver(self) -> None:
         """Empty all outboxes for which it was called; does not block."""
-        self._deliver(self._called, float("inf"))
-        self._deliver(self._late, float("inf"))
+        self._deliver(self.called, float("inf"))
+        self._deliver(self.late, float("inf"))
 
     def _deliver(self, called: "list[Outbox]", seconds: float) -> bool:
         """Empty outboxes for at most `seconds`; return whether that woke a task."""
         until, emptied, has_woken = time.perf_counter() + seconds, 0, False
         for outbox in called:
             emptied += 1
+            outbox.is_called = False
             try:
-                has_woken |= not outbox.send()
+                if not outbox.behind and not outbox.flush_nowait():
+                    outbox.fall_behind()
+                    has_woken = True
             except Exception:
                 logger.exception("an outbox failed")
                 outbox.break_off()
-            if time.perf_counter() > until:
+            if emptied % _AT_ONCE == 0 and time.perf_counter() > until:
                 break
         del called[:emptied]
         return has_woken
@@ -95,13 +97,13 @@ class Outbox:
         "_alarm",
         "_broken",
         "_flusher",
-        "_is_called",
         "_limit",
         "_size",
         "_sock",
         "_torn",
         "_waiting",
         "behind",
+        "is_called",
         "is_late",
         "overflowed",
         "released",
@@ -116,7 +118,8 @@ class Outbox:
         self._sock = sock
         self._limit = limit
         self._flusher = flusher
-        self._is_called = False
+        #: Whether the flusher will empty it.
+        self.is_called = False
         #: A list, since it is nearly always empty: an empty deque has 700 bytes.
         self._waiting: list[bytes | memoryview] = []
         self._size = 0
@@ -142,9 +145,9 @@ class Outbox:
         self._size += len(frame)
         if self._size > self._limit and not self._make_room():
             return False
-        if not (self._is_called or self.behind):
-            self._is_called = True
-            self._flusher.call(self)
+        if not (self.is_called or self.behind):
+            self.is_called = True
+            (self._flusher.late if self.is_late else self._flusher.called).append(self)
         return True
 
     def _make_room(self) -> bool:
@@ -165,14 +168,10 @@ class Outbox:
         self._waiting.append(frame)
         self._size += len(frame)
 
-    def send(self) -> bool:
-        """Send what the socket accepts; False if a task was woken to flush the rest."""
-        self._is_called = False
-        if self.behind or self.flush_nowait():
-            return True
+    def fall_behind(self) -> None:
+        """Let a task flush the rest."""
         self.behind = True
         self._alarm.set()
-        return False
 
     def release(self) -> None:
         """Send nothing more except a close frame; another connection serves the client, or none."""

@@ -1,12 +1,13 @@
 """Readers: wake the tasks of clients' sockets that have something to read.
 
 `trio.lowlevel.wait_readable` registers a socket anew for each wait: a system call, and four
-coroutines. Here sockets stay registered in one epoll, and Trio waits for that. A wait takes a third
-of the time and of the memory.
+coroutines. In a busy server sockets stay registered in one epoll here, and Trio waits for that. A
+wait then takes a third of the time and of the memory. If only few sockets are readable at a time,
+waiting for the epoll as well costs more than it saves, so the tasks wait as usual.
 
-A socket is registered as long as each of its events finds a task that waits. An event that finds
-none removes it, since epoll would report it again in each round. The next wait registers it again.
-So nothing depends on how much a task has read, or on the order of events.
+A socket is registered as long as each of its events finds a task that waits here. An event that
+finds none removes it, since epoll would report it again in each round. A later wait registers it
+again. So nothing depends on how much a task has read, on where it waits, or on the order of events.
 """
 
 import select
@@ -17,24 +18,27 @@ from typing import Self
 
 import trio
 
-#: Tasks that are woken in one round of the event loop; the others follow in the next rounds.
+#: Tasks that wait in one round of the event loop; if there are as many, the server is busy.
+_MANY = 3
+#: Tasks that are woken at once; the others follow in the next rounds.
 _AT_ONCE = 256
 
 
 class Reader:
     """Waits for one socket, in one task, as long as the `with` block runs."""
 
-    __slots__ = ("_readers", "fileno", "is_registered", "is_waiting", "task")
+    __slots__ = ("_fileno", "_readers", "is_registered", "is_waiting", "task")
 
     def __init__(self, readers: "Readers", sock: socket.socket) -> None:
         """Take a non-blocking socket, which the caller closes after the block."""
         self._readers = readers
-        self.fileno = sock.fileno()
+        self._fileno = sock.fileno()
+        #: Whether the epoll has it, and whether its task waits for the epoll.
         self.is_registered = self.is_waiting = False
 
     def __enter__(self) -> Self:
         self.task = trio.lowlevel.current_task()
-        self._readers.by_fileno[self.fileno] = self
+        self._readers.by_fileno[self._fileno] = self
         return self
 
     def __exit__(
@@ -44,15 +48,17 @@ class Reader:
         traceback: TracebackType | None,
     ) -> None:
         # The kernel forgets the socket when it is closed, or `Readers` at its next event.
-        del self._readers.by_fileno[self.fileno], self.task
+        del self._readers.by_fileno[self._fileno], self.task
 
     def wait(self) -> Awaitable[object]:
         """Block until the socket is readable, or has ended."""
-        epoll = self._readers.epoll
-        if epoll is None:
-            return trio.lowlevel.wait_readable(self.fileno)  # noqa: ASYNC105  the caller awaits it
+        readers = self._readers
+        readers.waits += 1
+        epoll = readers.epoll
+        if epoll is None or not (readers.is_busy or readers.waits >= _MANY):
+            return trio.lowlevel.wait_readable(self._fileno)  # noqa: ASYNC105  the caller awaits it
         if not self.is_registered:
-            epoll.register(self.fileno, select.EPOLLIN)
+            epoll.register(self._fileno, select.EPOLLIN)
             self.is_registered = True
         self.is_waiting = True
         return trio.lowlevel.wait_task_rescheduled(self._stop_waiting)  # noqa: ASYNC105
@@ -63,16 +69,19 @@ class Reader:
 
 
 class Readers(trio.abc.Instrument):
-    """The sockets of a server's clients. It is a Trio instrument, because a task would wake the
-    other tasks one round later.
+    """The sockets of a server's clients.
 
-    Without `run`, and where there is no epoll, each socket waits as usual.
+    It is a Trio instrument, because a task would wake the other tasks one round later. Without
+    `run`, and where there is no epoll, all tasks wait as usual.
     """
 
     def __init__(self) -> None:
         """Start without sockets."""
         self.epoll: select.epoll | None = None
         self.by_fileno: dict[int, Reader] = {}
+        #: How often tasks waited in this round, and whether there were many in the last one.
+        self.waits = 0
+        self.is_busy = False
 
     async def run(self) -> None:
         """Wake tasks until cancelled."""
@@ -81,22 +90,28 @@ class Readers(trio.abc.Instrument):
         with select.epoll() as self.epoll:
             trio.lowlevel.add_instrument(self)
             try:
-                while True:  # to end Trio's own wait
+                while True:
                     await trio.lowlevel.wait_readable(self.epoll.fileno())
+                    if not self.is_busy:
+                        self._wake(self.epoll)
             finally:
                 trio.lowlevel.remove_instrument(self)
                 self._wake_all()
 
     def after_io_wait(self, timeout: float) -> None:
-        """Wake the tasks of readable sockets; called by Trio in each round."""
-        assert self.epoll is not None  # noqa: S101
-        for fileno, _ in self.epoll.poll(0, _AT_ONCE):
+        """Begin a round, and wake the tasks of readable sockets in a busy one; called by Trio."""
+        self.is_busy, self.waits = self.waits >= _MANY, 0
+        if self.is_busy and self.epoll is not None:
+            self._wake(self.epoll)
+
+    def _wake(self, epoll: select.epoll) -> None:
+        for fileno, _ in epoll.poll(0, _AT_ONCE):
             reader = self.by_fileno.get(fileno)
             if reader is not None and reader.is_waiting:
                 reader.is_waiting = False
                 trio.lowlevel.reschedule(reader.task)
             else:
-                self.epoll.unregister(fileno)
+                epoll.unregister(fileno)
                 if reader is not None:
                     reader.is_registered = False
 

@@ -124,6 +124,8 @@ class Room:
         if addressed is To.COUNTERPART:
             addressed = To.VIEWER if sender.live else To.BROADCASTER
         match addressed:
+            case To.PEER:  # first, since most signals are for one peer
+                target = self.members.get(command.target)
             case To.OTHERS:
                 return None
             case To.USER:

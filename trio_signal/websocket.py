@@ -49,6 +49,9 @@ class Message(NamedTuple):
 _TEXT_HEAD = 0x80 | Opcode.TEXT
 _UINT16 = struct.Struct("!H")
 _UINT64 = struct.Struct("!Q")
+#: The heads of longer frames: opcode, kind of length, length.
+_HEAD16 = struct.Struct("!BBH")
+_HEAD64 = struct.Struct("!BBQ")
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 _OPCODES = {int(opcode): opcode for opcode in Opcode}
 #: A close frame's payload is at most 125 bytes, two of which are the code.
@@ -61,8 +64,8 @@ def text_frame(text: bytes) -> bytes:
     if size < 126:
         return bytes((_TEXT_HEAD, size)) + text
     if size < 65536:
-        return b"".join((bytes((_TEXT_HEAD, 126)), _UINT16.pack(size), text))
-    return b"".join((bytes((_TEXT_HEAD, 127)), _UINT64.pack(size), text))
+        return _HEAD16.pack(_TEXT_HEAD, 126, size) + text
+    return _HEAD64.pack(_TEXT_HEAD, 127, size) + text
 
 
 def text_of_frame(frame: bytes) -> bytes:
