@@ -73,7 +73,7 @@ def frames(data: bytes) -> None:
         if any(message.opcode is Opcode.CLOSE for message in found):
             break  # nothing is read after a close frame
         found += pieces.feed(data[start : start + 7])
-        assert len(pieces._buffer) + pieces._fragments_size <= 2 * MAX_SIZE + 14 + 7
+        assert len(pieces._buffer or b"") + pieces._fragments_size <= 2 * MAX_SIZE + 14 + 7
     assert found == expected
     assert repr(pieces.failure) == repr(whole.failure)
     for message in found:

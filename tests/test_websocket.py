@@ -436,10 +436,10 @@ def test_buffer_of_an_incomplete_message_is_small() -> None:
     # A client that announces much and sends little must not use more memory than it sent.
     parser = FrameParser(10_000_000)
     parser.feed(client_frame(TEXT, b"x" * 9_000_000)[:1000])
-    assert len(parser._buffer) == 1000
+    assert len(parser._buffer or b"") == 1000
     for _ in range(1000):
         parser.feed(client_frame(PING))
-    assert len(parser._buffer) == 7000
+    assert len(parser._buffer or b"") == 7000
 
 
 # What we send

@@ -127,10 +127,12 @@ class FrameParser:
     def __init__(self, max_size: int, *, binary_is_text: bool = False) -> None:
         self._max_size = max_size
         self._binary_is_text = binary_is_text
-        self._buffer = bytearray()
+        #: The beginning of a frame, if there is one.
+        self._buffer: bytearray | None = None
         #: How many bytes are needed before the next attempt to parse.
         self._wanted = 2
-        self._fragments: list[bytes] = []
+        #: The fragments of a message, if there are any.
+        self._fragments: list[bytes] | None = None
         self._fragments_size = 0
         self._fragments_opcode: Opcode | None = None
         #: The number of frames in the last bytes that completed no message.
@@ -148,12 +150,12 @@ class FrameParser:
         self.unfinished = 0
         if self.failure is not None:
             return []
-        if self._buffer:
+        if self._buffer is not None:
             self._buffer += data
             if len(self._buffer) < self._wanted:
                 return []
             data = bytes(self._buffer)
-            self._buffer.clear()
+            self._buffer = None
         messages: list[Message] = []
         try:
             position = self._parse(data, messages)
@@ -161,7 +163,7 @@ class FrameParser:
             self.failure = error
         else:
             if position < len(data):
-                self._buffer += data[position:]
+                self._buffer = bytearray(data[position:])
         return messages
 
     def _parse(self, data: bytes, messages: list[Message]) -> int:
@@ -250,6 +252,8 @@ class FrameParser:
                 self._decoder.decode(payload, final)
             except UnicodeDecodeError:
                 raise WebSocketError(CloseCode.INVALID_TEXT, "Text is not UTF-8") from None
+        if self._fragments is None:
+            self._fragments = []
         if payload:  # empty fragments would cost memory that no limit counts
             self._fragments.append(payload)
             self._fragments_size += len(payload)
@@ -257,8 +261,7 @@ class FrameParser:
             self.unfinished += 1
             return None
         message = Message(opcode, b"".join(self._fragments))
-        self._fragments.clear()
-        self._fragments_size = 0
+        self._fragments, self._fragments_size = None, 0
         self._fragments_opcode = None
         self._decoder = None
         return message

@@ -6,6 +6,7 @@ docs/protocols/peerjs.md.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from sys import intern
 from typing import Any, Self
 
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -184,7 +185,7 @@ class PeerJsDialect(Dialect):
     def __init__(self, key: str, id_: str, token: str) -> None:
         """Take the values of the query."""
         super().__init__()
-        self._key = key
+        self._key = intern(key)  # nearly all clients have the same
         self._id = id_
         self._token = token
 
