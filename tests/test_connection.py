@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.clients import PATIENCE
@@ -34,7 +36,7 @@ from tests.raw import (
 from trio_signal.alarm import Alarms
 from trio_signal.auth import OpenAuth
 from trio_signal.bus.memory import MemoryBus
-from trio_signal.connection import Connection
+from trio_signal.connection import _TOGETHER, Connection, _ping_after
 from trio_signal.dialects import Dialect, dialect_at
 from trio_signal.dialects.room import RoomDialect
 from trio_signal.errors import AuthenticationError
@@ -523,6 +525,14 @@ async def test_connection_that_falls_silent_later_is_closed(
     start = trio.current_time()
     await ann.expect_close(1011, "No sign of life")
     assert trio.current_time() - start == pytest.approx(HEARTBEAT + HEARTBEAT_TIMEOUT)
+
+
+@given(st.floats(0, 1e6), st.floats(0.001, 1000))
+def test_pings_come_on_time_and_together(now: float, heartbeat: float) -> None:
+    ping = _ping_after(now, heartbeat)
+    assert now + heartbeat / 2 - 1e-9 <= ping <= now + heartbeat + _TOGETHER / 2 + 1e-9
+    if heartbeat >= _TOGETHER:
+        assert ping % _TOGETHER == 0
 
 
 async def test_timeout_may_be_longer_than_the_heartbeat(

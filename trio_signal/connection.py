@@ -132,6 +132,7 @@ class Connection:
         """Continue the client's earlier session in place of the new one."""
         self.session = session
         session.live_in(self._nursery.cancel_scope)
+        self._alarm.set()
 
     async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
         try:

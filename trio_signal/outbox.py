@@ -112,7 +112,7 @@ class Outbox:
     def __init__(self, sock: socket.socket, limit: int, flusher: Flusher, alarm: Alarm) -> None:
         """Take a non-blocking socket, which the caller closes.
 
-        `alarm` wakes the task that starts flushing when the outbox is `behind`.
+        `alarm` calls the function that starts a task to `flush`, when the outbox is `behind`.
         """
         self._alarm = alarm
         self._sock = sock

@@ -96,7 +96,7 @@ class Session(Participant):
     ) -> None:
         """Make a session without an identity; frames for its client go into `outbox`.
 
-        `alarm` wakes the task that calls `pass_time`. `lease` is the place of its connection.
+        `alarm` calls the function that calls `pass_time`. `lease` is the place of its connection.
         `token` came with the handshake; one in a message takes precedence. `request_id` is a
         platform's name for the handshake.
         """
