@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from trio_signal.alarm import GRAIN, NEVER, Alarm, Alarms
+from trio_signal.supervision import supervise
 
 
 @pytest.fixture
@@ -82,19 +83,39 @@ async def test_alarm_that_calls_nothing_can_be_set() -> None:
     Alarm().set()
 
 
-async def test_time_that_is_set_during_the_call_is_not_kept(
+async def test_time_that_is_set_during_the_call_counts_too(
     alarms: Alarms, autojump_clock: MockClock
 ) -> None:
-    alarm, called = Alarm(), []
+    alarm = Alarm()
+    calls = Calls(9.0, NEVER)
+
+    def call(now: float) -> float:
+        if not calls.at:
+            alarm.set(2.0)
+        return calls(now)
+
+    with alarm.calling(call, 1.0, alarms):
+        await trio.sleep(5)
+    assert calls.at == pytest.approx([1.0, 2.0], abs=GRAIN)
+
+
+async def test_alarm_can_be_set_again_after_an_error(autojump_clock: MockClock) -> None:
+    alarms, alarm, called = Alarms(), Alarm(), []
 
     def call(now: float) -> float:
         called.append(now)
-        alarm.set()
+        if len(called) == 1:
+            raise ValueError("the first call fails")
         return NEVER
 
-    with alarm.calling(call, 1.0, alarms):
-        await trio.sleep(3)
-    assert len(called) == 1
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervise, "alarms", alarms.run)
+        with alarm.calling(call, 1.0, alarms):
+            await trio.sleep(2)
+            alarm.set()
+            await trio.sleep(2)
+        nursery.cancel_scope.cancel()
+    assert len(called) == 2
 
 
 async def test_call_that_ends_another_alarm(alarms: Alarms, autojump_clock: MockClock) -> None:

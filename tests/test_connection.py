@@ -527,6 +527,10 @@ async def test_connection_that_falls_silent_later_is_closed(
     assert trio.current_time() - start == pytest.approx(HEARTBEAT + HEARTBEAT_TIMEOUT)
 
 
+def test_heartbeat_may_be_infinite() -> None:
+    assert _ping_after(5.0, float("inf")) == float("inf")
+
+
 @given(st.floats(0, 1e6), st.floats(0.001, 1000))
 def test_pings_come_on_time_and_together(now: float, heartbeat: float) -> None:
     ping = _ping_after(now, heartbeat)

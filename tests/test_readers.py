@@ -172,6 +172,38 @@ async def test_tasks_go_on_when_the_readers_end(
         theirs.send(b"x")
 
 
+async def test_tasks_go_on_after_an_error(
+    readers: Readers, pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = pair
+    with Reader(readers, ours) as reader:
+        theirs.send(b"x")
+        await reader.wait()
+        ours.recv(100)
+        if reader.is_registered:
+            del readers.by_fileno[ours.fileno()]  # as a defect might
+        theirs.send(b"y")
+        await count_rounds(0.05)
+        readers.by_fileno[ours.fileno()] = reader
+        with trio.fail_after(1):
+            await reader.wait()
+        assert ours.recv(100) == b"y"
+        assert await count_rounds(0.1) < 10
+    if readers.epoll is None and caplog.records:
+        assert "failed" in caplog.text
+
+
+async def test_duplicate_of_a_closed_socket_costs_nothing(readers: Readers, pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.send(b"x")
+    with ours.dup():
+        with Reader(readers, ours) as reader:
+            await reader.wait()
+        ours.close()
+        theirs.send(b"y")
+        assert await count_rounds(0.1) < 10
+
+
 async def test_many_sockets_lose_nothing(readers: Readers) -> None:
     """Each receives all of its bytes in order, whatever the others and its own pauses."""
     dice = random.Random(1)

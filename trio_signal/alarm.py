@@ -37,8 +37,7 @@ class Alarm:
     def calling(self, call: Callable[[float], float], at: float, alarms: "Alarms") -> Self:
         """Call this function from this time on, as long as the block runs that this begins.
 
-        It gets the time, and returns when it is due again. It must not block or raise. It must look
-        for all work that there is: a time that is set while it runs is not kept.
+        It gets the time, and returns when it is due again. It must not block or raise.
         """
         self._alarms, self._call = alarms, call
         alarms.set(self, at)
@@ -64,10 +63,8 @@ class Alarm:
 
     def ring(self, now: float) -> None:
         """Call the function, and note when it is due again."""
-        self.at = -NEVER
-        at = self._call(now)
         self.at = NEVER
-        self.set(at)
+        self.set(self._call(now))
 
 
 def _do_nothing(now: float) -> float:

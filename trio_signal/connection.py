@@ -233,7 +233,7 @@ class Connection:
         rounds, dialect = service.rounds, session.dialect
         self._outbox.is_late = overdrawn = self._held_until > session.last_heard
         until = 0.0 if overdrawn or rounds.line else rounds.until
-        now, unread = utc_now(), iter(messages)
+        unread = iter(messages)
         for message in unread:
             if time.perf_counter() > until:
                 until = await rounds.wait(overdrawn=overdrawn)
@@ -243,7 +243,7 @@ class Connection:
                 case Opcode.TEXT:
                     if session.deadlines.idle_ping is not None:
                         session.deadlines.put_off_idle_ping()
-                    actions = dialect.received(message.payload, now)
+                    actions = dialect.received(message.payload, utc_now())
                     self._messages_in[dialect.received_type] += 1
                     session.received += 1
                     await service.perform(session, actions)
@@ -286,11 +286,14 @@ class Connection:
         A dead client's TCP connection can look alive. This also starts the tasks that flush and
         rejoin. Returns when it must be called again. Does not block or raise.
         """
-        try:
-            self._pass_time(self.session, now)
-            self._start_what_waits()
-        except Exception:
-            self._fail()
+        scope = self._nursery.cancel_scope
+        # If the scope is cancelled, the session may have another connection already.
+        if self.session.closed_with is None and not scope.cancel_called:
+            try:
+                self._pass_time(self.session, now)
+                self._start_what_waits()
+            except Exception:
+                self._fail()
         return self._due if self.session.closed_with is None else NEVER
 
     def _pass_time(self, session: Session, now: float) -> None:
@@ -362,6 +365,8 @@ _PING = control_frame(Opcode.PING)
 
 def _ping_after(now: float, heartbeat: float) -> float:
     """When the next ping is due: at a multiple of `_TOGETHER`, if the heartbeat is not shorter."""
+    if heartbeat == NEVER:
+        return NEVER
     together = round((now + heartbeat) / _TOGETHER) * _TOGETHER
     return max(together, now + heartbeat / 2)
 

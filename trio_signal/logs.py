@@ -85,7 +85,9 @@ class JsonFormatter(logging.Formatter):
             if name not in _NOT_EXTRA:
                 fields[name] = value
         fields["timestamp"] = utc_text(record.created)
-        if record.exc_info:
+        if record.stack_info:
+            fields["stack_info"] = record.stack_info
+        if record.exc_info and record.exc_info[0]:
             fields["exception"] = self.formatException(record.exc_info)
         line = msgspec.json.encode(fields, enc_hook=repr)
         if len(line) > MAX_LINE:

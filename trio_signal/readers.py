@@ -10,6 +10,7 @@ finds none removes it, since epoll would report it again in each round. A later 
 again. So nothing depends on how much a task has read, on where it waits, or on the order of events.
 """
 
+import logging
 import select
 import socket
 from collections.abc import Awaitable
@@ -17,6 +18,8 @@ from types import TracebackType
 from typing import Self
 
 import trio
+
+logger = logging.getLogger(__name__)
 
 #: Tasks that wait in one round of the event loop; if there are as many, the server is busy.
 _MANY = 3
@@ -47,8 +50,10 @@ class Reader:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # The kernel forgets the socket when it is closed, or `Readers` at its next event.
         del self._readers.by_fileno[self._fileno], self.task
+        epoll = self._readers.epoll
+        if epoll is not None and self.is_registered:
+            epoll.unregister(self._fileno)
 
     def wait(self) -> Awaitable[object]:
         """Block until the socket is readable, or has ended."""
@@ -87,36 +92,44 @@ class Readers(trio.abc.Instrument):
         """Wake tasks until cancelled."""
         if not hasattr(select, "epoll"):
             return
-        with select.epoll() as self.epoll:
+        with select.epoll() as epoll:
+            self.epoll = epoll
             trio.lowlevel.add_instrument(self)
             try:
-                while True:
-                    await trio.lowlevel.wait_readable(self.epoll.fileno())
+                while self.epoll is not None:
+                    await trio.lowlevel.wait_readable(epoll.fileno())
                     if not self.is_busy:
-                        self._wake(self.epoll)
+                        self._wake()
             finally:
+                self._give_up()
                 trio.lowlevel.remove_instrument(self)
-                self._wake_all()
 
     def after_io_wait(self, timeout: float) -> None:
         """Begin a round, and wake the tasks of readable sockets in a busy one; called by Trio."""
         self.is_busy, self.waits = self.waits >= _MANY, 0
-        if self.is_busy and self.epoll is not None:
-            self._wake(self.epoll)
+        if self.is_busy:
+            self._wake()
 
-    def _wake(self, epoll: select.epoll) -> None:
-        for fileno, _ in epoll.poll(0, _AT_ONCE):
-            reader = self.by_fileno.get(fileno)
-            if reader is not None and reader.is_waiting:
-                reader.is_waiting = False
-                trio.lowlevel.reschedule(reader.task)
-            else:
-                epoll.unregister(fileno)
-                if reader is not None:
+    def _wake(self) -> None:
+        """Wake the tasks of readable sockets. After an error, all of them wait as usual."""
+        epoll = self.epoll
+        if epoll is None:
+            return
+        try:
+            for fileno, _ in epoll.poll(0, _AT_ONCE):
+                reader = self.by_fileno[fileno]
+                if reader.is_waiting:
+                    reader.is_waiting = False
+                    trio.lowlevel.reschedule(reader.task)
+                else:
+                    epoll.unregister(fileno)
                     reader.is_registered = False
+        except Exception:
+            logger.exception("waiting for clients' messages failed")
+            self._give_up()
 
-    def _wake_all(self) -> None:
-        """Let the tasks read, and wait as usual from now on."""
+    def _give_up(self) -> None:
+        """Let all tasks read, and wait as usual from now on."""
         self.epoll = None
         for reader in self.by_fileno.values():
             reader.is_registered = False
