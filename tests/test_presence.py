@@ -495,6 +495,19 @@ def test_peer_admitted_without_redis_is_given_back() -> None:
     assert here.room.own.keys() == {"me"}
 
 
+def test_peer_admitted_without_redis_is_not_taken_for_one_that_was_there_before() -> None:
+    """Its predecessor left, but that event was lost. Nobody deleted its record."""
+    here = here_with()
+    assert here.follow(change(11, joined(member("p", OURS)), OURS)) == []
+    here.let_in("p")
+    here.room.leave("p", AT)
+    here.let_in("p", unasked=True)
+    assert "p" not in here.room.entered
+    # A snapshot that has the record again settles it.
+    here.catch_up(Snapshot(14, (member("p", OURS),)))
+    assert here.room.entered == {"p"}
+
+
 # Junk: anybody may publish changes and write records
 
 

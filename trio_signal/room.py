@@ -362,6 +362,9 @@ class Room:
         """
         if unasked:
             self.numbering.start_over()
+            # The entry may be that of an earlier peer whose departure has not come back. If it
+            # stayed, the missing record would look as if somebody had deleted the room.
+            self.entered.discard(peer_id)
         known = self.members.get(peer_id)
         if known is None or peer_id in self.own:
             return []
