@@ -136,7 +136,9 @@ class LocalRoom(Room):
                 known = self.told_elsewhere.get(peer_id, set())
                 audience = [peer for peer in audience if peer not in known]
             for peer in audience:
-                peer.send_frame(frame)
+                peer.sent += 1
+                if not peer.frames.put(frame):
+                    peer.close_if_slow()
             each = cost_of_delivery(len(frame))
             cost, most = cost + len(audience) * each, max(most, each)
             self._count(dialect, notice, len(audience))

@@ -259,13 +259,18 @@ class Session(Participant):
 
         A session whose outbox is full is closed as too slow.
         """
-        if not self.outbox.put(frame) and self.outbox.overflowed:
-            self.close(_TOO_SLOW)
+        if not self.outbox.put(frame):
+            self.close_if_slow()
 
     def send_frame(self, frame: bytes) -> None:
         """Send a message's frame, which may be shared with other peers; does not block."""
-        self.sent += 1  # the rest is `put`, inlined to save a call for each receiver
-        if not self.frames.put(frame) and self.outbox.overflowed:
+        self.sent += 1  # `LocalRoom.tell` has the same lines, to save a call for each receiver
+        if not self.frames.put(frame):
+            self.close_if_slow()
+
+    def close_if_slow(self) -> None:
+        """A frame will not be sent: close the session if that is because its outbox is full."""
+        if self.outbox.overflowed:
             self.close(_TOO_SLOW)
 
     def send(self, text: bytes) -> None:

@@ -144,7 +144,9 @@ async def open_scene(
         open_redis_server(directory, kind, **options) as redis,
         trio.open_nursery() as servers,
     ):
-        cluster = Cluster(servers, redis, {"TRIO_SIGNAL_LEASE": LEASE, "TRIO_SIGNAL_RESUME_GRACE": GRACE})
+        cluster = Cluster(
+            servers, redis, {"TRIO_SIGNAL_LEASE": LEASE, "TRIO_SIGNAL_RESUME_GRACE": GRACE}
+        )
         async with open_party() as party, trio.open_nursery() as nursery:
             scene = FaultyScene(servers, nursery, cluster, party, choice, patience)
             await scene.open(replicas, actors)

@@ -571,7 +571,14 @@ class MeshDialect(Dialect):
     def _entered(self, entered: Entered) -> Iterable[Send | Close]:
         me, server = entered.me, self._server
         session, self._server = server.session, _NOTHING
-        others = [m for m in entered.members if m.peer_id != me.peer_id]
+        users, broadcasters = [], []
+        for member in entered.members:
+            if (peer_id := member.peer_id) != me.peer_id:
+                users.append(User(peer_id, member.username))
+                if (live := member.live) is not None:
+                    broadcasters.append(
+                        Broadcaster(peer_id, member.username, live.media_type, live.started_at)
+                    )
         success = AuthSuccess(
             me.username,
             me.peer_id,
@@ -585,13 +592,7 @@ class MeshDialect(Dialect):
             server.quality or UNSET,
             True if me.relays else UNSET,
         )
-        users = UsersInRoom([User(m.peer_id, m.username) for m in others])
-        sends = [Send(encode(success)), Send(encode(users))]
-        broadcasters = [
-            Broadcaster(m.peer_id, m.username, m.live.media_type, m.live.started_at)
-            for m in others
-            if m.live
-        ]
+        sends = [Send(encode(success)), Send(encode(UsersInRoom(users)))]
         if broadcasters:
             sends.append(Send(encode(ActiveBroadcasts(broadcasters))))
         return sends
