@@ -13,7 +13,7 @@ from trio_signal.metrics import Metrics
 from trio_signal.pacing import DELIVERY, cost_of_delivery
 from trio_signal.participant import Participant
 from trio_signal.room import Room
-from trio_signal.session import Session, close_untold
+from trio_signal.session import TOO_SLOW, Session, close_untold
 from trio_signal.websocket import text_frame
 
 #: Maximum users remembered as having signalled with one broadcast. No browser serves so many.
@@ -137,8 +137,8 @@ class LocalRoom(Room):
                 audience = [peer for peer in audience if peer not in known]
             for peer in audience:
                 peer.sent += 1
-                if not peer.frames.put(frame):
-                    peer.close_if_slow()
+                if not peer.frames.put(frame) and peer.outbox.overflowed:
+                    peer.close(TOO_SLOW)
             each = cost_of_delivery(len(frame))
             cost, most = cost + len(audience) * each, max(most, each)
             self._count(dialect, notice, len(audience))

@@ -33,7 +33,8 @@ from trio_signal.websocket import close_frame, close_reply, text_frame
 
 logger = logging.getLogger(__name__)
 
-_TOO_SLOW = Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly", LeaveCause.TOO_SLOW)
+#: How a session ends whose outbox is full.
+TOO_SLOW = Close(CloseCode.TRY_AGAIN_LATER, "Reads too slowly", LeaveCause.TOO_SLOW)
 #: Never sent: the connection stays open, and carries the client's earlier session.
 _GONE_ON = Close(CloseCode.NORMAL)
 INTERNAL_ERROR = Close(CloseCode.INTERNAL_ERROR, "Internal error")
@@ -259,19 +260,14 @@ class Session(Participant):
 
         A session whose outbox is full is closed as too slow.
         """
-        if not self.outbox.put(frame):
-            self.close_if_slow()
+        if not self.outbox.put(frame) and self.outbox.overflowed:
+            self.close(TOO_SLOW)
 
     def send_frame(self, frame: bytes) -> None:
         """Send a message's frame, which may be shared with other peers; does not block."""
         self.sent += 1  # `LocalRoom.tell` has the same lines, to save a call for each receiver
-        if not self.frames.put(frame):
-            self.close_if_slow()
-
-    def close_if_slow(self) -> None:
-        """A frame will not be sent: close the session if that is because its outbox is full."""
-        if self.outbox.overflowed:
-            self.close(_TOO_SLOW)
+        if not self.frames.put(frame) and self.outbox.overflowed:
+            self.close(TOO_SLOW)
 
     def send(self, text: bytes) -> None:
         """Send a text to this client alone; does not block."""
