@@ -897,6 +897,41 @@ async def test_new_broadcast_or_membership_announces_the_listener_again(service:
         await ann.expect_nothing()
 
 
+@pytest.mark.parametrize("signals", [False, True])
+async def test_listener_that_stopped_being_live_is_announced_again(
+    service: Service, signals: bool
+) -> None:
+    async with enter_all(service, "ann", "eve") as (ann, eve):
+        await go_live(ann, eve)
+        await ask_as_listener(eve)
+        await expect_listener(ann, "eve")
+        await go_live(eve, ann)
+        if signals:
+            await ann.send("live_offer", room_id="r", target_user_id="eve", payload=1)
+            await eve.expect("live_offer")
+        # Upon this, a client ends its peer connection with the user, in both directions.
+        await eve.send("live_stop", room_id="r")
+        await ann.expect("live_peer_left", user_id="eve")
+        for _ in range(2):
+            await ask_as_listener(eve)
+        await expect_listener(ann, "eve")
+        await ann.expect_nothing()
+
+
+async def test_listener_whose_other_tab_is_still_live_is_not_announced(service: Service) -> None:
+    async with enter_all(service, "ann", "eve") as (ann, eve):
+        await go_live(ann, eve)
+        await ask_as_listener(eve)
+        await expect_listener(ann, "eve")
+        async with enter(service, "eve") as tab:
+            await go_live(eve, ann)
+            await tab.send("live_start", room_id="r")
+            await tab.expect("live_peers")
+            await eve.send("live_stop", room_id="r")
+            await ask_as_listener(eve)
+            await ann.expect_nothing()
+
+
 async def test_live_or_absent_users_are_not_listeners(service: Service) -> None:
     async with (
         enter_all(service, "ann", "bob") as (ann, bob),

@@ -7,7 +7,16 @@ from trio_signal.dialects import Dialect
 from trio_signal.dialects.wire import type_of
 from trio_signal.errors import CloseCode
 from trio_signal.messages.commands import Close
-from trio_signal.messages.events import Audience, Event, Joined, Notice, RoomEvent, Signalled
+from trio_signal.messages.events import (
+    Audience,
+    Event,
+    Joined,
+    Notice,
+    RoomEvent,
+    Signalled,
+    StopCause,
+    StoppedLive,
+)
 from trio_signal.messages.identity import Member
 from trio_signal.metrics import Metrics
 from trio_signal.pacing import DELIVERY, cost_of_delivery
@@ -33,7 +42,8 @@ class LocalRoom(Room):
         #: The other peers, which receive events as objects.
         self._hearers: dict[str, Participant] = {}
         #: By the peer id of a broadcaster here: the users that have exchanged signals with it in
-        #: this broadcast, or that were announced to it as listeners.
+        #: this broadcast, or that were announced to it as listeners. A user that leaves, or stops
+        #: being live, is forgotten: its peer connections end.
         self._met: dict[str, set[str]] = {}
         #: By the peer id of a broadcaster here: the viewers that a media server serves. The
         #: broadcaster is not notified when they join or leave.
@@ -65,11 +75,24 @@ class LocalRoom(Room):
         if self._met and member.live is None:
             self._met.pop(member.peer_id, None)
 
+    def stop_live(
+        self, peer_id: str, at: str, cause: StopCause = StopCause.STOPPED
+    ) -> list[RoomEvent]:
+        """Mark a peer as not live; broadcasters here forget a user that is live no more."""
+        events = super().stop_live(peer_id, at, cause)
+        for event in events:
+            if isinstance(event, StoppedLive) and event.last:
+                self._forget(event.member.user_id)
+        return events
+
     def _drop(self, member: Member) -> None:
         super()._drop(member)
-        if self._met and member.user_id not in self._users:
-            for met in self._met.values():
-                met.discard(member.user_id)
+        if member.user_id not in self._users:
+            self._forget(member.user_id)
+
+    def _forget(self, user_id: str) -> None:
+        for met in self._met.values():
+            met.discard(user_id)
 
     def admit(self, peer_id: str, peer: Participant) -> None:
         """Send the room's events to a peer from now on."""
