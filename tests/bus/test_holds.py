@@ -6,6 +6,7 @@ import pytest
 import trio.testing
 from msgspec.structs import replace
 
+from tests.bus.outages import deploy_with_outages
 from tests.bus.test_contract import (  # noqa: F401  fixtures
     NO_CAPS,
     Replica,
@@ -20,7 +21,7 @@ from tests.clients import PATIENCE
 from tests.members import member
 from tests.notes.test_contract import age
 from trio_signal.bus import holds as holds_module
-from trio_signal.bus.holds import MOST_OF_ROOM, Holds
+from trio_signal.bus.holds import MOST_OF_ROOM, Holds, digest_of
 from trio_signal.bus.redis import RedisBus
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages.events import Refusal
@@ -262,3 +263,26 @@ async def test_bans_and_locks_are_written_again_after_redis_was_emptied(redis_ur
             while await refusal(one, member("bob"), "locked") is None:
                 one.leave("bob", room="locked")
                 await trio.sleep(0.01)
+
+
+async def test_bans_and_locks_made_without_redis_are_written_when_it_is_back(
+    redis_url: str,
+) -> None:
+    async with deploy_with_outages(redis_url) as (one, other, redis):
+        assert isinstance(other.bus, RedisBus)
+        one.bus.holds.lock("unlocked", locked=True)
+        await one.settle()
+        async with redis.away():
+            one.bus.holds.ban("r", ann(), 60)
+            one.bus.holds.lock("locked", locked=True)
+            one.bus.holds.lock("unlocked", locked=False)
+            assert await refusal(one, ann()) is Refusal.NOT_ALLOWED
+        known = other.bus.holds.known
+        with trio.fail_after(PATIENCE):
+            while known.is_locked("unlocked", trio.current_time()):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert known.is_banned("r", digest_of(ann()), trio.current_time())
+        for replica in (one, other):
+            assert await refusal(replica, ann()) is Refusal.NOT_ALLOWED
+            assert await refusal(replica, member("bob"), "locked") is Refusal.NOT_ALLOWED
+            assert await refusal(replica, member(replica.name), "unlocked") is None

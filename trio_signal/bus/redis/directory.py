@@ -26,6 +26,7 @@ from trio_signal.presence import Snapshot
 from trio_signal.redis import (
     Argument,
     NotConnectedError,
+    OnReply,
     Redis,
     RedisError,
     ResponseError,
@@ -361,22 +362,23 @@ class Directory:
         args += (member.replica, self.room(room_id))
         return self.scripts.move.send_nowait(keys, args, on_reply=on_reply)
 
-    def ban(self, room_id: str, digest: str, seconds: float) -> None:
-        """Ban an identity from a room. Does not block."""
+    def ban(self, room_id: str, digest: str, seconds: float, on_reply: OnReply) -> bool:
+        """Ban an identity from a room; returns as `Redis.send_nowait` does."""
         args: list[Argument] = [digest, int(seconds * 1000), MOST_OF_ROOM]
-        self.scripts.ban.send_nowait([f"{self.room(room_id)}:banned"], args)
+        return self.scripts.ban.send_nowait([f"{self.room(room_id)}:banned"], args, on_reply)
 
-    def lock(self, room_id: str, seconds: float, *, unless_known: bool = False) -> None:
-        """Lock a room for `seconds`, at most `LOCK_SECONDS`; 0 unlocks it. Does not block.
+    def lock(
+        self, room_id: str, seconds: float, on_reply: OnReply, *, unless_known: bool = False
+    ) -> bool:
+        """Lock a room for `seconds`, at most `LOCK_SECONDS`; 0 unlocks it.
 
-        `unless_known` keeps a lock that is there.
+        `unless_known` keeps a lock that is there. Returns as `Redis.send_nowait` does.
         """
         key, milliseconds = f"{self.room(room_id)}:locked", int(min(seconds, LOCK_SECONDS) * 1000)
         if milliseconds <= 0:
-            self._redis.send_nowait("DEL", key)
-        else:
-            extra = ("NX",) if unless_known else ()
-            self._redis.send_nowait("SET", key, "1", "PX", milliseconds, *extra)
+            return self._redis.send_nowait("DEL", key, on_reply=on_reply)
+        args = ("SET", key, "1", "PX", milliseconds, *(("NX",) if unless_known else ()))
+        return self._redis.send_nowait(*args, on_reply=on_reply)
 
     async def is_locked(self, room_id: str) -> bool:
         """Whether a room refuses newcomers."""
