@@ -10,6 +10,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from tests.bus.outages import deploy_with_outages
 from tests.bus.test_contract import RedisReplica, deploy_redis
 from tests.clients import PATIENCE
 from tests.redis.server import RedisServer, open_redis_server
@@ -333,3 +334,31 @@ async def test_a_room_is_put_right(
         with trio.fail_after(PATIENCE):
             while not await is_right() or bus.degraded:  # noqa: ASYNC110
                 await trio.sleep(0.05)
+
+
+async def test_a_name_released_without_redis_is_released_when_it_is_back(redis_url: str) -> None:
+    """Otherwise the other names of the replica would keep it in the list for ever."""
+    async with deploy_with_outages(redis_url) as (one, other, redis):
+        names = one.bus.names
+        for name in ("p:ann", "p:bob", "p:cyd"):
+            await names.claim(name, "first", "subject")
+        async with redis.away():
+            names.release("p:ann", "first", hold=False)
+            names.release("p:cyd", "first", hold=True)
+            await names.claim("p:cyd", "second", "subject")
+        with trio.fail_after(PATIENCE):
+            while await other.bus.names.list("p") != ["bob", "cyd"]:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        await other.bus.names.claim("p:ann", "another", "other subject")
+        assert await other.bus.names.list("p") == ["ann", "bob", "cyd"]
+
+
+async def test_an_expired_name_is_released(redis_url: str) -> None:
+    async with deploy_redis(1, redis_url) as deployed:
+        bus = deployed.replicas[0].bus
+        assert isinstance(bus, RedisBus)
+        for name in ("p:ann", "p:bob"):
+            await bus.names.claim(name, "claim", "subject")
+        await bus.redis.delete(bus._key("name", "p:ann"))
+        bus.names.release("p:ann", "claim", hold=True)
+        assert await bus.names.list("p") == ["bob"]

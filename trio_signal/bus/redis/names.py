@@ -1,10 +1,12 @@
 """Names in Redis: one key per name stores its holder.
 
 The keys expire. Each replica rewrites its own names long before that, and whenever Redis may have
-forgotten them. A replica without a lease holds no names.
+forgotten them. Those that it releases while Redis is away are released when Redis is back. A
+replica without a lease holds no names.
 """
 
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha1
 from typing import Any, NoReturn
 
@@ -12,7 +14,14 @@ import trio
 
 from trio_signal.bus import Delivery
 from trio_signal.bus.announcements import read_script
-from trio_signal.bus.names import NAME_SECONDS, TOLD_SECONDS, Holder, NameClaimed, Names
+from trio_signal.bus.names import (
+    MOST_HELD,
+    NAME_SECONDS,
+    TOLD_SECONDS,
+    Holder,
+    NameClaimed,
+    Names,
+)
 from trio_signal.bus.redis.wire import encode
 from trio_signal.errors import JoinRefusedError
 from trio_signal.messages.events import Refusal
@@ -45,6 +54,8 @@ class RedisNames:
         self._deliver = deliver
         #: The names of this replica.
         self._own = Names()
+        #: Names whose release Redis may have missed, and the claims; whether to hold each name.
+        self._unreleased: dict[tuple[str, str], bool] = {}
         self._again = trio.Event()
 
         def register(name: str) -> Any:
@@ -87,10 +98,22 @@ class RedisNames:
         return self._key("names", self._replica)
 
     def release(self, name: str, claim: str, *, hold: bool) -> None:
-        """Release a name, if this claim still holds it; without Redis, its key expires."""
+        """Release a name, if this claim still holds it; without Redis, when Redis is back."""
         self._own.release(name, claim, trio.current_time(), hold=hold)
-        held = int(NAME_SECONDS * 1000) if hold else 0
-        self._release.send_nowait([self._key("name", name), self._names], [claim, held, name])
+        self._write_release(name, claim, hold=hold)
+
+    def _write_release(self, name: str, claim: str, *, hold: bool) -> None:
+        note = partial(self._note_release, name, claim, hold)
+        keys = [self._key("name", name), self._names]
+        args: list[Argument] = [claim, int(NAME_SECONDS * 1000) if hold else 0, name]
+        if not self._release.send_nowait(keys, args, on_reply=note):
+            note(NotConnectedError("not sent"))
+
+    def _note_release(self, name: str, claim: str, hold: bool, reply: object) -> None:
+        """Remember a release that Redis may have missed: others would still see the name."""
+        self._redis.note_refusal(reply)
+        if isinstance(reply, Exception) and len(self._unreleased) < MOST_HELD:
+            self._unreleased[name, claim] = hold
 
     def find(self, name: str, stale: str, found: Callable[[Holder | None, bool], None]) -> bool:
         """Find the holder of a name, by another claim than `stale`."""
@@ -145,6 +168,9 @@ class RedisNames:
                 await trio.sleep(_PAUSE)
 
     async def _write_all(self) -> None:
+        unreleased, self._unreleased = self._unreleased, {}
+        for (name, claim), hold in unreleased.items():
+            self._write_release(name, claim, hold=hold)
         own = list(self._own.own().items())
         for first in range(0, len(own), _AT_ONCE):
             some = own[first : first + _AT_ONCE]
