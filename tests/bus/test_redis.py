@@ -18,7 +18,7 @@ from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.bus.redis.directory import Directory, Record
 from trio_signal.bus.redis.feed import Feed
 from trio_signal.bus.redis.recovery import _Before, _differs
-from trio_signal.messages.events import Joined, Left, StoppedLive, WentLive
+from trio_signal.messages.events import Joined, Left, ProfileChanged, StoppedLive, WentLive
 from trio_signal.messages.identity import Member
 from trio_signal.presence import Change, Snapshot
 from trio_signal.redis import Redis, ResponseError, open_redis
@@ -362,3 +362,22 @@ async def test_an_expired_name_is_released(redis_url: str) -> None:
         await bus.redis.delete(bus._key("name", "p:ann"))
         bus.names.release("p:ann", "claim", hold=True)
         assert await bus.names.list("p") == ["bob"]
+
+
+async def test_a_user_renamed_without_redis_keeps_the_new_name_everywhere(redis_url: str) -> None:
+    """Its peer on the other replica still has the old name when Redis is back."""
+    async with deploy_with_outages(redis_url) as (one, other, redis):
+        await one.join("ann-1", "ann")
+        await other.join("ann-2", "ann")
+        await one.expect(Joined)
+        async with redis.away():
+            one.rename("ann-1", "Ann of old", "new.png")
+        changed = await other.expect(ProfileChanged)
+        assert (changed.member.username, changed.member.avatar_url) == ("Ann of old", "new.png")
+        other.say("fence")
+        await one.expect_chats("fence")
+        for replica in (one, other):
+            assert isinstance(replica.bus, RedisBus)
+            known = replica.rooms["r"].members.values()
+            for members in (known, await replica.bus._directory.members("r")):
+                assert {member.username for member in members} == {"Ann of old"}

@@ -19,7 +19,7 @@ from trio_signal.bus.redis.feed import Feed, Feeds
 from trio_signal.bus.redis.wire import decode_member, decode_owned, encode
 from trio_signal.clock import utc_now
 from trio_signal.errors import JoinRefusedError
-from trio_signal.messages.events import Joined, Left, Refusal, RoomEvent
+from trio_signal.messages.events import Joined, Left, ProfileChanged, Refusal, RoomEvent
 from trio_signal.messages.identity import Member, is_inbox
 from trio_signal.messages.records import RoomCount
 from trio_signal.presence import Snapshot
@@ -353,7 +353,7 @@ class Directory:
         for member in members:
             args += _entry(member)
         if len(args) > 3:
-            self._run(self.scripts.change, room_id, args)
+            self._run(self.scripts.change, room_id, args, event)
 
     def move(self, room_id: str, member: Member, on_reply: Callable[[object], None]) -> bool:
         """Give a member of this replica to another one; returns as `Redis.send_nowait` does."""
@@ -384,15 +384,23 @@ class Directory:
         """Whether a room refuses newcomers."""
         return bool(await self._redis.exists(f"{self.room(room_id)}:locked"))
 
-    def _run(self, script: Script, room_id: str, args: list[Argument]) -> None:
+    def _run(
+        self, script: Script, room_id: str, args: list[Argument], event: RoomEvent | None = None
+    ) -> None:
         """Run a script without waiting; if it fails, mark the room stale."""
+
+        def fail() -> None:
+            self._feeds.mark_stale(room_id)
+            feed = self._feeds.get(room_id)
+            if feed is not None and isinstance(event, ProfileChanged):
+                feed.renamed[event.member.user_id] = float("inf")
 
         def check(reply: object) -> None:
             if isinstance(reply, Exception):
-                self._feeds.mark_stale(room_id)
+                fail()
 
         if not script.send_nowait(self.room_keys(room_id), args, on_reply=check):
-            self._feeds.mark_stale(room_id)
+            fail()
 
 
 def _owners(records: Iterable[bytes]) -> Iterable[str]:

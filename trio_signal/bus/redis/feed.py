@@ -4,6 +4,7 @@ from collections import deque
 from weakref import WeakValueDictionary
 
 import trio
+from msgspec.structs import replace
 
 from trio_signal.bus.redis.wire import encode
 from trio_signal.messages.events import (
@@ -18,11 +19,13 @@ from trio_signal.messages.events import (
 )
 from trio_signal.messages.handover import Sought
 from trio_signal.messages.identity import Member
-from trio_signal.presence import Change
-from trio_signal.room import Room
+from trio_signal.presence import Change, Snapshot
+from trio_signal.room import Room, renamed
 
 #: Events that change who is in a room or who is live: these are numbered.
 _NUMBERED = (Joined, Left, WentLive, StoppedLive, Routed, ProfileChanged)
+#: Seconds for the other replicas to rename their peers of a user who was renamed here.
+_RENAMED = 5.0
 
 
 class Search:
@@ -74,6 +77,9 @@ class Feed:
         self.sought: dict[str, Search] = {}
         #: Sessions of this replica that are being given up.
         self.given: set[str] = set()
+        #: Users who were renamed here without Redis, and until when other replicas may not know it
+        #: (Trio's clock).
+        self.renamed: dict[str, float] = {}
         #: Held while a task waits for the room to be in step, to seek a session.
         self.catching_up = trio.Lock()
         self._progress = trio.lowlevel.ParkingLot()
@@ -116,6 +122,27 @@ class Feed:
     def own_of(self, user_id: str) -> list[Member]:
         """The peers of a user on this replica."""
         return [member for member in self.room.own.values() if member.user_id == user_id]
+
+    def with_new_names(self, snapshot: Snapshot) -> Snapshot:
+        """A snapshot in which users who were renamed here have their new names everywhere.
+
+        The other replicas learn those names from the same restore. If their old names counted here
+        first, the user would be renamed back.
+        """
+        now = trio.current_time()
+        for user_id, until in list(self.renamed.items()):
+            self.renamed[user_id] = until = min(until, now + _RENAMED)
+            if until <= now:
+                del self.renamed[user_id]
+        if not self.renamed:
+            return snapshot
+        return replace(snapshot, members=tuple(map(self._with_new_name, snapshot.members)))
+
+    def _with_new_name(self, member: Member) -> Member:
+        own = self.own_of(member.user_id) if member.user_id in self.renamed else []
+        if not own or member.replica == self.room.replica:
+            return member
+        return renamed(member, own[0].username, own[0].avatar_url)
 
     def _may_move(self, change: Change) -> bool:
         """Only the replica that owns a member may move it."""

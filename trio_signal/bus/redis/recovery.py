@@ -164,6 +164,7 @@ class Recovery:
             return
         room = feed.room
         has_members_here = bool(room.own)
+        snapshot = feed.with_new_names(snapshot)
         events = room.catch_up(snapshot, losses, utc_now(), patient=self._lease.is_patient)
         if snapshot.written is not None:
             self._again[room.id] = trio.current_time() + _WRITTEN
