@@ -175,3 +175,10 @@ async def test_stand_in_is_bound_to_its_subject(redis_url: str) -> None:
         token = make_token("bob", iss="another")
         await scene.room(scene.second, "bob", f"?token={token}")
         assert await said(rob) == []  # the user is already present for the others
+        # The other one has not used it up.
+        mesh = await scene.open(scene.second, "/ws/r")
+        await mesh.send("auth_token", token=make_token("max"), clientId="max", username="max")
+        await mesh.wait_for("users_in_room")
+        await scene.room(scene.second, "bob", f"?token={make_token('bob')}")
+        await mesh.send("offer", to_="nobody", offer={})
+        await mesh.expect("error")

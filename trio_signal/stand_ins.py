@@ -26,9 +26,9 @@ from trio_signal.limits import NoLease
 from trio_signal.local_room import LocalRoom
 from trio_signal.membership import may_see
 from trio_signal.messages.commands import Join
-from trio_signal.messages.events import CameBack, Entered, LiveNow
+from trio_signal.messages.events import CameBack, Entered, LiveNow, NotResumedReason
 from trio_signal.messages.handover import Offered
-from trio_signal.messages.identity import Identity, is_internal
+from trio_signal.messages.identity import Identity, Member, is_internal
 from trio_signal.metrics import Metrics
 from trio_signal.notes import Notes
 from trio_signal.participant import Participant
@@ -100,7 +100,7 @@ class StandIns:
         room.admit(peer_id, session)
         self._resuming.take(session, away=False)
         self._handover.park(session, room)
-        self._bus.keep(room.id, member, self._resuming.grace)
+        self._keep(room.id, member)
         # For users who return after the stand-in has expired.
         self._notes.lose_member(room.id, member, wall_time(trio.current_time()))
         if peer.resumes == "rooms":
@@ -136,9 +136,20 @@ class StandIns:
 
         try:
             await self._handover.fetch(room_id, member, _owner_of(identity), give)
-        except NotResumedError:
+        except NotResumedError as error:
+            if error.reason is NotResumedReason.OTHER_IDENTITY:
+                self._keep(room_id, member)
             return False
+        except trio.Cancelled:
+            self._keep(room_id, member)
+            raise
+        if room_id not in newcomer.memberships:
+            self._keep(room_id, member)
         return room_id in newcomer.memberships
+
+    def _keep(self, room_id: str, member: Member) -> None:
+        """Record that a stand-in waits for another connection."""
+        self._bus.keep(room_id, member, self._resuming.grace)
 
     def _give(self, session: Session, newcomer: Session, room: LocalRoom) -> None:
         """Replace the stand-in by the newcomer in one step, with the room's state and its signals.
