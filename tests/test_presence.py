@@ -25,14 +25,16 @@ from tests.presence_model import (
     stopped,
     went_live,
 )
-from trio_signal import presence
+from trio_signal import presence, room
 from trio_signal.messages.events import (
     Joined,
     Left,
+    ProfileChanged,
     RoomEvent,
     Routed,
     StopCause,
     StoppedLive,
+    WentLive,
 )
 from trio_signal.messages.identity import Live, MediaType, Member
 from trio_signal.presence import Change, Snapshot, reconcile
@@ -330,6 +332,21 @@ def test_two_names_of_one_user_are_told_once() -> None:
         here.numbering.lose_step()
         assert here.catch_up(Snapshot(seq, (p, q))) == told
         assert here.others == by_peer([p, q])
+
+
+def test_broadcast_does_not_start_again_because_its_user_was_renamed() -> None:
+    """The name that the broadcast had of its own ends with the user's old one."""
+    live = replace(VIDEO, username="DJ Ann")
+    p = replace(member("p", live=VIDEO), live=live)
+    here = here_with(p)
+    here.numbering.lose_step()
+    after = room.renamed(p, "Bea", p.avatar_url)
+    assert here.catch_up(Snapshot(11, (after,))) == [renamed(after, "Ann")]
+    assert here.others == by_peer([after])
+    here.numbering.lose_step()
+    after = replace(after, username="Cid", live=live)  # and it has started again
+    told = [type(event) for event in here.catch_up(Snapshot(12, (after,)))]
+    assert told == [ProfileChanged, WentLive]
 
 
 def test_snapshot_sets_fields_that_are_not_told() -> None:

@@ -175,6 +175,9 @@ def _renamings(
 
 
 def _live_change(room_id: str, old: Member, new: Member, at: str) -> list[RoomEvent]:
+    if old.live and old.username != new.username:
+        # A new name also replaces that in the broadcast, which did not start again.
+        old = replace(old, live=replace(old.live, username=None))
     if old.live == new.live:
         return []
     if old.live and new.live and replace(old.live, route=new.live.route) == new.live:
