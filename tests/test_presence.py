@@ -212,9 +212,11 @@ class Here:
         losses = self.numbering.losses if losses is None else losses
         return plain(self.room.catch_up(snapshot, losses, AT, patient=patient))
 
-    def let_in(self, peer_id: str, *, unasked: bool = False) -> list[RoomEvent]:
+    def let_in(
+        self, peer_id: str, *, unasked: bool = False, before: Member | None = None
+    ) -> list[RoomEvent]:
         """Admit one of our peers; return the events."""
-        overtaken = self.room.claim(peer_id, AT, unasked=unasked)
+        overtaken = self.room.claim(peer_id, AT, unasked=unasked, before=before)
         events = self.room.join(member(peer_id, OURS), AT)
         assert self.room.own.keys() == {"me", peer_id}
         return plain([*events, *(told for event in overtaken for told in self.room.apply(event))])
@@ -479,6 +481,17 @@ def test_we_take_over_a_peer_and_lose_it_before_admission() -> None:
     here.follow(change(13, went_live(theirs)))
     assert here.let_in("p") == [stopped(member("p"), StopCause.REPLACED), went_live(theirs)]
     assert here.others == by_peer([theirs])
+
+
+def test_we_take_over_a_peer_of_a_room_that_is_deleted_before_admission() -> None:
+    """Its last connection, which is kept while its replica is awaited, is not a newer one."""
+    theirs = member("p", live=VIDEO)
+    here = here_with(theirs)
+    here.follow(change(11, joined(member("p", OURS)), OURS))
+    here.numbering.lose_step()
+    assert here.catch_up(Snapshot(12, (member("me", OURS),)), patient=True) == []
+    assert here.let_in("p", before=theirs) == [stopped(member("p"), StopCause.REPLACED)]
+    assert here.room.own.keys() == {"me", "p"}
 
 
 def test_we_take_over_a_peer_that_leaves_before_admission() -> None:

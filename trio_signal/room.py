@@ -354,11 +354,15 @@ class Room:
             events += self.follow(change)
         return events
 
-    def claim(self, peer_id: str, at: str, *, unasked: bool = False) -> list[RoomEvent]:
+    def claim(
+        self, peer_id: str, at: str, *, unasked: bool = False, before: Member | None = None
+    ) -> list[RoomEvent]:
         """Prepare to add an own peer; returns the events of others that took its id meanwhile.
 
-        Add the peer, then apply these events. If it joined `unasked`, because the directory could
-        not be reached, the next snapshot that is requested decides which peer has the id.
+        Add the peer, then apply these events. `before` had the id when the directory was asked: if
+        it still has it here, it has not taken it meanwhile. If the peer joined `unasked`, because
+        the directory could not be reached, the next snapshot that is requested decides which peer
+        has the id.
         """
         if unasked:
             self.numbering.start_over()
@@ -368,7 +372,8 @@ class Room:
         known = self.members.get(peer_id)
         if known is None or peer_id in self.own:
             return []
-        if not unasked and peer_id not in self.entered:
+        is_old = before is not None and before.joined_at == known.joined_at
+        if not unasked and peer_id not in self.entered and not is_old:
             return arrival(self.id, known, at)
         if not self.own:
             self._drop(known)  # nobody here has seen the member

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ from tests.bus.outages import deploy_with_outages
 from tests.bus.test_contract import RedisReplica, deploy_redis
 from tests.clients import PATIENCE
 from tests.redis.server import RedisServer, open_redis_server
+from trio_signal.bus import Caps
 from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.bus.redis.directory import Directory, Record
 from trio_signal.bus.redis.feed import Feed
@@ -21,7 +22,7 @@ from trio_signal.bus.redis.recovery import _Before, _differs
 from trio_signal.messages.events import Joined, Left, ProfileChanged, StoppedLive, WentLive
 from trio_signal.messages.identity import Member
 from trio_signal.presence import Change, Snapshot
-from trio_signal.redis import Redis, ResponseError, open_redis
+from trio_signal.redis import Event, Redis, ResponseError, open_redis
 from trio_signal.room import Room
 
 MANY = 40
@@ -381,3 +382,34 @@ async def test_a_user_renamed_without_redis_keeps_the_new_name_everywhere(redis_
             known = replica.rooms["r"].members.values()
             for members in (known, await replica.bus._directory.members("r")):
                 assert {member.username for member in members} == {"Ann of old"}
+
+
+async def test_a_join_that_redis_accepted_is_not_refused_because_messages_come_late(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This replica does not know yet that somebody has left the full room."""
+    monkeypatch.setattr("trio_signal.bus.redis.bus.JOIN_TIMEOUT", 0.3)
+    async with deploy_redis(2, redis_url) as deployed:
+        late, other = deployed.replicas
+        for replica in (late, other):
+            await replica.join(replica.name)
+        await other.join("bob")
+        await late.settle()
+        bus, heard = late.bus, trio.Event()
+        assert isinstance(bus, RedisBus)
+        receive = bus.redis.pubsub.receive
+
+        async def receive_late() -> Sequence[Event]:
+            events = await receive()
+            await heard.wait()
+            return events
+
+        monkeypatch.setattr(bus.redis.pubsub, "receive", receive_late)
+        late.say("the last message that comes in time")
+        await other.expect_chats("the last message that comes in time")
+        other.leave("bob")
+        await other.settle()
+        await late.join("ann", caps=Caps(3))
+        heard.set()
+        for replica in (late, other):
+            assert set(await replica.peers()) == {late.name, other.name, "ann"}

@@ -335,7 +335,7 @@ class RedisBus:
         async with feed.turns.setdefault(peer_id, trio.Lock()):
             # Until the member is admitted, a restore keeps its record if there is one.
             feed.entering[peer_id] = member
-            unasked = False
+            seq, before, unasked = 0, room.members.get(peer_id), False
             try:
                 with trio.fail_after(JOIN_TIMEOUT):
                     if not self.redis.connected:
@@ -343,17 +343,17 @@ class RedisBus:
                     await self.redis.pubsub.wait_subscribed(channel)
                     if room_id in self._feeds.stale:
                         await self._recovery.restore(room_id)
-                    losses, in_step = room.numbering.losses, room.numbering.in_step
-                    seq, read_snapshot = await self._directory.join(
-                        room_id, member, caps, wanted=not in_step
-                    )
-                    if read_snapshot is not None and not room.numbering.in_step:
-                        self._recovery.catch_up(feed, read_snapshot(), losses)
+                    losses, wanted = room.numbering.losses, not room.numbering.in_step
+                    seq, read = await self._directory.join(room_id, member, caps, wanted=wanted)
+                    if read is not None and not room.numbering.in_step:
+                        self._recovery.catch_up(feed, read(), losses)
                     # The newcomer's first snapshot includes everything that happened before its
                     # change on any replica; those changes come on the other connection.
                     await feed.wait_reached(seq)
             except (RedisError, trio.TooSlowError):
-                self.holds.known.check(room, member, caps, trio.current_time())
+                self._feeds.mark_stale(room_id)  # Redis may have the member all the same
+                if not seq:
+                    self.holds.known.check(room, member, caps, trio.current_time())
                 unasked = True
             except trio.Cancelled:
                 if peer_id in room.own:  # another replica may have taken it over
@@ -361,8 +361,8 @@ class RedisBus:
                 raise
             finally:
                 del feed.entering[peer_id]
-            overtaken = room.claim(peer_id, utc_now(), unasked=unasked)
-            if unasked or (not overtaken and peer_id not in room.entered):
+            overtaken = room.claim(peer_id, utc_now(), unasked=unasked, before=before)
+            if not overtaken and peer_id not in room.entered:
                 self._feeds.mark_stale(room_id)
             admit(room.join(member, utc_now()))
             events = [told for event in overtaken for told in room.apply(event)]
