@@ -121,6 +121,17 @@ def test_a_signal_of_an_unknown_sender_is_refused_after_a_while() -> None:
     assert incoming.confirm() == (1, (1,))
 
 
+def test_a_signal_that_waited_behind_a_refused_one_is_delivered() -> None:
+    """It came a moment later, so the time to wait for a sender is over for both."""
+    here, incoming = room(), Incoming(1)
+    assert not incoming.take(came(1, sender="nobody"), here, age=0.0, now=0.0)
+    assert not incoming.take(came(2), here, age=0.0, now=0.01)
+    assert not incoming.take(came(3), here, age=MAX_AGE - 0.5, now=0.02)
+    late = MAX_WAIT + 0.02
+    assert [each.number for each in incoming.take_waiting(lambda _: here, late)] == [2]
+    assert incoming.confirm() == (3, (1, 3))  # the third is too old
+
+
 def test_a_waiting_signal_is_refused_when_it_is_too_old() -> None:
     incoming, here = Incoming(1), room(in_step=False)
     assert not incoming.take(came(1), here, age=MAX_AGE - 0.3, now=0)

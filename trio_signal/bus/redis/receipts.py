@@ -132,8 +132,9 @@ class Incoming:
         """Begin at `base`: all signals before it are decided."""
         self._last = base - 1
         self._refused: set[int] = set()
-        #: Waiting signals by number, and until when each waits (Trio's clock).
-        self._waiting: dict[int, tuple[Numbered, float]] = {}
+        #: Waiting signals by number, until when each waits for the state of its room, and until
+        #: when it may be delivered (Trio's clock).
+        self._waiting: dict[int, tuple[Numbered, float, float]] = {}
         #: There is something to confirm.
         self.is_unsaid = False
         #: When a confirmation was last sent, and when a signal last came (Trio's clock).
@@ -160,10 +161,11 @@ class Incoming:
             self._refused.add(came.number)
             return False
         behind = self._waiting and any(
-            waiting.room_id == came.room_id for waiting, _ in self._waiting.values()
+            waiting.room_id == came.room_id for waiting, *_ in self._waiting.values()
         )
         if held or behind or not _is_known(room, came):
-            self._waiting[came.number] = came, now + min(MAX_WAIT, MAX_AGE - age)
+            end = now + MAX_AGE - age
+            self._waiting[came.number] = came, min(now + MAX_WAIT, end), end
             return False
         return self._decide(came, room)
 
@@ -172,12 +174,14 @@ class Incoming:
     ) -> Iterator[Numbered]:
         """Take the waiting signals that can be delivered now, in order; none while `held`."""
         stuck: set[str] = set()
-        for came, until in list(self._waiting.values()):
+        for came, until, end in list(self._waiting.values()):
             room = rooms(came.room_id)
-            if room is not None and now < until:
-                if held or came.room_id in stuck or not _is_known(room, came):
-                    stuck.add(came.room_id)
-                    continue
+            is_stuck = room is None or held or came.room_id in stuck or not _is_known(room, came)
+            if is_stuck and room is not None and now < until:
+                stuck.add(came.room_id)
+                continue
+            # One that only waited behind another may be delivered as long as it is young enough.
+            if room is not None and not is_stuck and now < end:
                 is_fit = self._decide(came, room)
             else:
                 is_fit = False
