@@ -198,6 +198,18 @@ async def test_confirmed_messages_are_not_replayed(room: Room) -> None:
     assert resumed["replayed"] == 0
 
 
+async def test_heir_of_a_peer_that_is_away_is_back(room: Room) -> None:
+    ann, bob = await room.enter_all("ann", "bob")
+    ann.client.reset()
+    await bob.client.expect("user_away", client_id="ann")
+    heir = await room.enter("ann")  # a page that was closed by a crash has no session id
+    await bob.client.expect("user_back", client_id="ann", username="ann")
+    await fence(heir.client, bob.client)
+    # It is away no more, so a second heir changes nothing for the others.
+    heir = await room.enter("ann")
+    await fence(heir.client, bob.client)
+
+
 # How a session ends
 
 
@@ -293,6 +305,7 @@ async def test_failed_resume_continues_as_a_normal_handshake() -> None:
         success = await heir.expect("auth_success", client_id="ann")
         assert success["session"]["id"] != ann.id  # and this session may be resumed later
         await heir.expect("users_in_room")
+        await bob.client.expect("user_back", client_id="ann")
         await fence(heir, bob.client)  # nobody left, and nobody joined
         # An unknown session.
         for id_, reason in (("x", "unknown"), (f"{'0' * 32}.{'A' * 22}", "owner_lost")):
@@ -406,6 +419,20 @@ async def test_session_is_bound_to_its_subject_on_other_replicas(redis_url: str)
         await ann.client.close(1000)
         await bob.client.wait_for("user_left", client_id="ann")
         await (await there.ask(ann)).expect("not_resumed", reason="owner_lost")
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+async def test_heir_is_back_on_any_replica(redis_url: str, is_here: bool) -> None:
+    async with open_replicas(redis_url) as (here, there):
+        ann, bob, eve = await here.enter("ann"), await there.enter("bob"), await here.enter("eve")
+        await bob.client.expect("user_joined", client_id="eve")
+        ann.client.reset()
+        for guest in (bob, eve):
+            await guest.client.expect("user_away", client_id="ann")
+        heir = await (here if is_here else there).enter("ann")
+        for guest in (bob, eve):
+            await guest.client.expect("user_back", client_id="ann")
+        await fence(heir.client, bob.client, eve.client)
 
 
 # Stopping servers

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from tests.members import AT, member
 from trio_signal.messages.commands import ChangeProfile
 from trio_signal.messages.events import (
+    CameBack,
     Joined,
     Left,
     News,
@@ -17,6 +18,7 @@ from trio_signal.messages.events import (
     RoomEvent,
     StopCause,
     StoppedLive,
+    WentAway,
     WentLive,
 )
 from trio_signal.messages.identity import Live, MediaType, Member
@@ -51,6 +53,23 @@ def test_new_room_is_empty() -> None:
     assert (room.id, len(room), room.users, room.viewers, room.live) == ("r", 0, 0, 0, ())
     assert room.broadcaster_for("mesh") is None
     assert room.peer_of("ann", but="") is None
+
+
+def test_peer_that_is_taken_over_while_away_is_back() -> None:
+    room, heir = room_of(ANN), replace(ANN, joined_at=LATER)
+    room.away.add("ann")
+    assert room.join(heir, LATER) == [CameBack("r", heir, LATER)]
+    room.leave("ann", LATER)
+    assert room.away == set()
+
+
+def test_what_is_said_of_an_earlier_connection_is_ignored() -> None:
+    heir = replace(ANN, joined_at=LATER)
+    room = room_of(heir)
+    for kind in (WentAway, CameBack):
+        assert room.apply(kind("r", ANN, LATER)) == []
+        assert room.apply(kind("r", CARL, LATER)) == []
+        assert room.apply(kind("r", heir, LATER)) == [kind("r", heir, LATER)]
 
 
 def test_join_reports_the_new_peer_count() -> None:

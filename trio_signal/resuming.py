@@ -88,6 +88,8 @@ class Resuming:
         self._sessions[session.session_tag] = session
         if away:
             self.away[session] = None
+            for room_id, peer_id in session.memberships.items():
+                self._rooms[room_id].away.add(peer_id)
 
     def release(self, session: Session) -> bool:
         """Forget a session that another replica continues; returns whether it was away."""

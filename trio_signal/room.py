@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from trio_signal.messages.commands import ChangeProfile, LeaveCause, Signal, To
 from trio_signal.messages.events import (
+    CameBack,
     Joined,
     Left,
     News,
@@ -20,6 +21,7 @@ from trio_signal.messages.events import (
     Routed,
     StopCause,
     StoppedLive,
+    WentAway,
     WentLive,
 )
 from trio_signal.messages.identity import Live, Member, Route
@@ -66,6 +68,8 @@ class Room:
         self.numbering = Numbering()
         #: Peer ids that belong to this replica in the directory.
         self.entered: set[str] = set()
+        #: Peer ids of the members that the peers here know as away.
+        self.away: set[str] = set()
         #: Members by user id; no user is without members.
         self._users: dict[str, dict[str, Member]] = {}
         #: By peer id, in the order of going live.
@@ -161,7 +165,7 @@ class Room:
         """Add a peer. If the id is already here, the member is replaced without an event.
 
         Then a newer connection of the same identity has taken over the peer, which neither left nor
-        joined. A broadcast belongs to its connection, so it ends.
+        joined. A broadcast belongs to its connection, so it ends. If the peer was away, it is back.
         """
         old = self.members.get(member.peer_id)
         if old is None:
@@ -169,6 +173,8 @@ class Room:
             self._put(member)
             return [Joined(self.id, member, first, len(self), at)]
         events = self.stop_live(old.peer_id, at, StopCause.REPLACED)
+        if member.peer_id in self.away:
+            events.append(CameBack(self.id, member, at))
         self._put(member)
         return events
 
@@ -289,6 +295,10 @@ class Room:
                 return [replace(event, peers=len(self))]
             case Left() | WentLive() | StoppedLive() | Routed() if event.member.peer_id in self.own:
                 return []
+            case WentAway(member=member) | CameBack(member=member):
+                # Not numbered: it may be about an earlier connection, which was replaced meanwhile.
+                known = self.members.get(member.peer_id)
+                return [event] if known and known.joined_at == member.joined_at else []
             case Left(member=member):
                 return self.leave(member.peer_id, event.at, event.cause)
             case WentLive(member=Member(live=Live() as live) as member):
@@ -397,6 +407,7 @@ class Room:
     def _drop(self, member: Member) -> None:
         del self.members[member.peer_id]
         self.own.pop(member.peer_id, None)
+        self.away.discard(member.peer_id)
         self._live.pop(member.peer_id, None)
         peers = self._users[member.user_id]
         del peers[member.peer_id]
