@@ -12,8 +12,8 @@ CLIENT = HERE.parent.parent / "trio_signal" / "browser" / "trio-signal.js"
 SEEDS = "8"
 
 
-# The table tests of one module, of negotiation, and of the layout of tiles in a call.
-@pytest.mark.parametrize("name", ["tables", "negotiation", "layout"])
+# The tests of some modules, of negotiation, of the sockets, and of the layout of tiles in a call.
+@pytest.mark.parametrize("name", ["tables", "negotiation", "signaling", "layout"])
 def test_tables_without_a_browser(name: str) -> None:
     command = ["node", str(HERE / f"{name}.mjs")]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)

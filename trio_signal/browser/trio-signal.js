@@ -234,7 +234,8 @@ class Signaling {
   #isOther;
   #trace;
   #socket = null;
-  #stale = null; // a silent socket; closing it would leave the room
+  #stale = new Set(); // silent sockets; closing one may leave the room
+  #mayHaveSession = false; // we have authenticated on this socket
   #isJoined = false; // the handshake is over
   #resumption = null; // what we need to resume as the same peer; null if we cannot
   #beat = HEARTBEAT;
@@ -283,6 +284,7 @@ class Signaling {
     socket.onmessage = ({ data }) => this.#receive(socket, JSON.parse(data), data.length);
     socket.onclose = ({ code, reason }) => this.#lost(code, reason);
     this.#socket = socket;
+    this.#mayHaveSession = false;
     this.#watchdog = setTimeout(() => this.#lost(LOST, 'The server does not answer'), CONNECT_WITHIN);
     this.#onState('connecting');
   }
@@ -385,7 +387,9 @@ class Signaling {
   async #sayHello(socket, claims) {
     try {
       const hello = await this.#hello();
-      if (socket === this.#socket) this.#write({ type: 'auth_token', ...hello, ...claims });
+      if (socket !== this.#socket) return;
+      this.#mayHaveSession = true;
+      this.#write({ type: 'auth_token', ...hello, ...claims });
     } catch (error) {
       // The application could not get a token. The network may be the reason, so try again.
       if (socket === this.#socket) this.#lost(LOST, String(error?.message ?? error));
@@ -394,12 +398,13 @@ class Signaling {
 
   #lost(code, reason) {
     if (this.#isJoined && !RESUMABLE.has(code)) this.#resumption = null;
-    if (this.#isJoined && this.#resumption) this.#leaveStale();
+    if (this.#resumption && this.#mayHaveSession && this.#isOpen()) this.#leaveStale();
     this.#drop(FOR_ANOTHER);
     if (this.#isOther(code, reason)) return this.open();
     const delay = retryDelay(code, this.#attempt++);
     if (delay === null) {
       this.#listenNoMore();
+      this.#forgetStale(GOODBYE);
       return this.#onState('closed', reason, code);
     }
     this.#retry = setTimeout(() => this.open(), delay);
@@ -417,17 +422,19 @@ class Signaling {
     }, this.#beat);
   }
 
-  /** Keeps a silent socket open: it may still work, and any close code that a page may send would leave the room. */
+  /**
+   * Keeps a silent socket open until another has the session: it may still work, or the server may have resumed
+   * the session on it. Any close code that a page may send would leave the room.
+   */
   #leaveStale() {
-    this.#forgetStale(FOR_ANOTHER);
-    this.#stale = this.#socket;
-    this.#stale.onmessage = this.#stale.onclose = null;
+    this.#stale.add(this.#socket);
+    this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket = null;
   }
 
   #forgetStale(code) {
-    this.#stale?.close(code);
-    this.#stale = null;
+    for (const socket of this.#stale) socket.close(code);
+    this.#stale.clear();
   }
 
   #drop(code) {
