@@ -188,6 +188,17 @@ async def test_connection_that_seems_alive_is_taken_over(room: Room) -> None:
     await fence(bob.client, again.client)
 
 
+async def test_request_that_a_newer_connection_has_overtaken_is_refused(room: Room) -> None:
+    """The network delays a request, so the client connects anew and abandons the connection."""
+    ann, bob = await room.enter_all("ann", "bob")
+    late = await room.connect()
+    back, _ = await room.resume(ann)
+    await late.send("auth_token", token="t", session=ann.id, received=ann.received())
+    await late.expect_close(1013)
+    await fence(back.client, bob.client)
+    await fence(bob.client, back.client)
+
+
 async def test_confirmed_messages_are_not_replayed(room: Room) -> None:
     ann, bob = await room.enter_all("ann", "bob")
     await ann.client.send("ping", received=ann.received())
@@ -405,6 +416,18 @@ async def test_session_resumes_on_another_replica(redis_url: str) -> None:
         await fence(ann.client, bob.client, eve.client)
         await fence(bob.client, ann.client, eve.client)
         await fence(eve.client, ann.client, bob.client)
+
+
+async def test_overtaken_request_is_refused_on_any_replica(redis_url: str) -> None:
+    async with open_replicas(redis_url) as (here, there):
+        ann, bob = await here.enter("ann"), await there.enter("bob")
+        await ann.client.expect("user_joined", client_id="bob")
+        late = await here.connect()
+        back, _ = await there.resume(ann)
+        await late.send("auth_token", token="t", session=ann.id, received=ann.received())
+        await late.expect_close(1013)
+        await fence(back.client, bob.client)
+        await fence(bob.client, back.client)
 
 
 async def test_session_is_bound_to_its_subject_on_other_replicas(redis_url: str) -> None:

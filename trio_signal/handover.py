@@ -16,11 +16,11 @@ from msgspec.structs import replace
 from trio_signal.alarm import Alarm
 from trio_signal.bus.handover import HandoverBus
 from trio_signal.dialects import DIALECTS
-from trio_signal.errors import CloseCode, NotResumedError
+from trio_signal.errors import NotResumedError
 from trio_signal.limits import ConnectionLease, NoLease
 from trio_signal.local_room import LocalRoom
 from trio_signal.membership import Membership
-from trio_signal.messages.commands import Authenticate, Close, LeaveCause, Resume
+from trio_signal.messages.commands import Authenticate, LeaveCause, Resume
 from trio_signal.messages.events import Joined, NotResumedReason, RoomEvent
 from trio_signal.messages.handover import NotGiven, Offered, Parcel, Sought
 from trio_signal.messages.identity import Identity, Member
@@ -28,7 +28,7 @@ from trio_signal.metrics import Metrics
 from trio_signal.moving import Claimant, Departure, Reception, is_late
 from trio_signal.parcels import unpack
 from trio_signal.participant import Host, Participant, Stay
-from trio_signal.resuming import Resuming, owner_of, tag_of
+from trio_signal.resuming import REPLACED, Resuming, owner_of, tag_of
 from trio_signal.resumption import NOWHERE
 from trio_signal.rooms import Rooms
 from trio_signal.session import Session
@@ -41,7 +41,6 @@ TIMEOUT = 1.0
 _SETTLING = 0.5
 #: Seconds after which a session that was given up, but did not arrive elsewhere, has left.
 _GIVEN_UP = 3.0
-_REPLACED = Close(CloseCode.TRY_AGAIN_LATER, "A newer connection has the session")
 
 
 class Handover:
@@ -95,6 +94,8 @@ class Handover:
         NotResumedError.
         """
         tag, asked_at = tag_of(resume.session_id or ""), self._bus.time()
+        if asked_at:  # the network may have delayed the request: the connection's age counts
+            asked_at -= trio.current_time() - newcomer.arrived
         claimant = self._new_claimant(asked_at)
         if self._resuming.has(tag):
             return self._resume(asked_at, newcomer, identity, claims, resume)
@@ -112,7 +113,7 @@ class Handover:
         go_on = partial(self._resume, asked_at, newcomer, identity, claims, resume)
         session = await self._wait(tag, claimant, go_on)
         if session is None:
-            newcomer.close(_REPLACED)
+            newcomer.close(REPLACED)
         return session or newcomer
 
     async def fetch(

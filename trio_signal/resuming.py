@@ -15,8 +15,8 @@ from hashlib import sha256
 import trio
 
 from trio_signal.clock import utc_now
-from trio_signal.errors import NotResumedError
-from trio_signal.messages.commands import Authenticate, Confirm, Resume
+from trio_signal.errors import CloseCode, NotResumedError
+from trio_signal.messages.commands import Authenticate, Close, Confirm, Resume
 from trio_signal.messages.events import CameBack, Confirmed, NotResumedReason, Resumed, WentAway
 from trio_signal.messages.handover import Sought
 from trio_signal.messages.identity import Identity, SessionInfo
@@ -29,6 +29,8 @@ from trio_signal.session import Session
 #: Seconds for which expired sessions are remembered, and the maximum number of them.
 _REMEMBERED = 600.0
 _MOST_REMEMBERED = 10_000
+#: How a connection ends that asks for a session which a newer one has.
+REPLACED = Close(CloseCode.TRY_AGAIN_LATER, "A newer connection has the session")
 #: A replica, and a secret of 128 random bits.
 _ID = re.compile(r"([0-9a-f]{32})\.[A-Za-z0-9_-]{22}")
 
@@ -121,10 +123,14 @@ class Resuming:
         """Continue the client's earlier session on a new connection, and return that session.
 
         The client gets the confirmation first, then the messages that it missed, then new ones.
-        Raises NotResumedError.
+        If a connection that came later has the session, this one is closed and returned: the client
+        has abandoned it, and the network has delayed the request. Raises NotResumedError.
         """
         try:
             session = self._find(identity, claims, resume)
+            if newcomer.arrived < session.resumed_by:
+                newcomer.close(REPLACED)
+                return newcomer
             missing = _resumption_of(session).missing(resume.received)
         except NotResumedError as error:
             self._metrics.not_resumed[error.reason] += 1

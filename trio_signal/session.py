@@ -80,7 +80,7 @@ class Session(Participant):
     __slots__ = (
         *("_alarm", "_metrics", "_scope", "close_received", "frames", "outbox"),
         *("deadlines", "dialect", "gone_on", "malformed", "messages_out", "received"),
-        *("rejoins", "request_id", "resumption", "sent", "token"),
+        *("rejoins", "request_id", "resumed_by", "resumption", "sent", "token"),
     )
 
     def __init__(
@@ -128,6 +128,8 @@ class Session(Participant):
         self.resumption: Resumption | None = None
         #: The session that continues in place of this one, if its client had one before.
         self.gone_on: Session | None = None
+        #: When the connection came that last resumed it here, by Trio's clock.
+        self.resumed_by = -NEVER
         self._scope: trio.CancelScope | None = None
 
     # Connections
@@ -182,7 +184,7 @@ class Session(Participant):
         if self.resumption is not None:
             self.resumption.outbox = newcomer.outbox
         self.lease, self.request_id = newcomer.lease, newcomer.request_id
-        self.last_heard = trio.current_time()
+        self.last_heard, self.resumed_by = trio.current_time(), newcomer.arrived
         self.wake()
         newcomer.gone_on, newcomer.closed_with = self, _GONE_ON
 
