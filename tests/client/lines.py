@@ -163,6 +163,13 @@ class Visit:
         assert (await self.hear())["id"] == "entered"
         await self.say("pong", id="entered")
 
+    async def resume(self) -> None:
+        """Resume the client's session, but do not send the pong that ends the handshake."""
+        await self.say("auth_required", message="")
+        self.hello = await self.hear()
+        await self.say("resumed", received=0, replayed=0)
+        assert (await self.hear())["id"] == "entered"
+
     async def close(self, code: int, reason: str = "") -> None:
         with trio.fail_after(PATIENCE):
             await self.websocket.aclose(code, reason)
@@ -190,6 +197,8 @@ class FakeServer:
         self.tokens: list[str | None] = []
         #: The session by which the next client may resume; None as with an old server.
         self.session: str | None = None
+        #: Whether the next clients resume their session.
+        self.resumes = False
         #: The reason for refusing clients, if any, and the hellos of the refused ones.
         self.refusal = ""
         self.refused: list[dict[str, Any]] = []
@@ -207,7 +216,7 @@ class FakeServer:
                 self.refused.append(await visit.hear())
                 await visit.close(1008, self.refusal)
                 return
-            await visit.greet(self.session)
+            await (visit.resume() if self.resumes else visit.greet(self.session))
             self.tokens.append(visit.hello["token"])
             self._sender.send_nowait(visit)
             await visit.wait()

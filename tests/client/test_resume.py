@@ -171,3 +171,28 @@ async def test_a_client_joins_anew_if_its_session_is_unknown(code: int) -> None:
 
 
 JOINED = {"from": "bob", "connected_users": 2}
+
+
+async def test_a_client_that_is_cut_off_while_it_resumes_waits_again() -> None:
+    async with open_fake() as fake:
+        fake.session = "one"
+        async with bot(fake.base, "ann") as ann:
+            first = await fake.accept()
+            assert await receive(ann) == StateChanged("joined")
+            fake.resumes = True
+            await first.cut()
+            second = await fake.accept()
+            assert (second.hello["session"], second.hello["received"]) == ("one", 1)
+            await second.say("message", data=1, username="Bob", **{"from": "bob"})
+            await second.cut()
+            await wait_state(ann, "waiting")
+            assert await receive(ann) == StateChanged("joined")
+            assert await receive(ann) == Message("bob", "Bob", 1)
+            third = await fake.accept()
+            assert third.hello["received"] == 2
+            change = await receive(ann)
+            assert isinstance(change, StateChanged)
+            assert change.state == "waiting"
+            await third.say("pong", id="entered")
+            assert await receive(ann) == StateChanged("joined")
+            third.done()

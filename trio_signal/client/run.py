@@ -29,7 +29,6 @@ from trio_signal.client.errors import (
     is_at_once,
     is_final,
 )
-from trio_signal.client.events import StateChanged
 from trio_signal.client.resumption import Resumption
 from trio_signal.client.session import Session, TokenSource, written
 from trio_signal.dialects import mesh
@@ -205,7 +204,7 @@ async def _resume(
     session: Session, nursery: trio.Nursery, connection: Connection, lacking: list[str]
 ) -> None:
     """Repeat messages that have not arrived, and process those we have missed."""
-    session.put(StateChanged("joined"))
+    session.tell_joined()
     for text in lacking:
         await connection.send(text)
     while not isinstance((received := await connection.receive()).message, mesh.Pong):

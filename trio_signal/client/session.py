@@ -190,7 +190,13 @@ class Session:
                 case mesh.ActiveBroadcasts(broadcasters=broadcasters):
                     pass
         self.resumption, self.declared = resumption, None
-        self.put(StateChanged("joined"), *self.view.enter(users, broadcasters))
+        self.tell_joined()
+        self.put(*self.view.enter(users, broadcasters))
+
+    def tell_joined(self) -> None:
+        """Report that the client is in the room, so that the next loss is reported too."""
+        self._reported = ""
+        self.put(StateChanged("joined"))
 
     def take(self, message: Struct, counts: int) -> None:
         """Process a message of the server; `tell_all` then delivers its events. Does not block.
@@ -283,7 +289,7 @@ class Session:
 
     def joined(self) -> None:
         """The room was joined."""
-        self.state, self._reported = "joined", ""
+        self.state = "joined"
 
     def welcome(self, success: mesh.AuthSuccess) -> None:
         """Store what the server says about us."""
