@@ -124,8 +124,19 @@ def both_offer(sender: Side, viewer: Side) -> None:
     viewer.link.open()
 
 
+def viewer_comes_late(sender: Side, viewer: Side) -> None:
+    """By then the sender has given up repeating its offer, which nobody has heard."""
+    sender.link.open()
+    asyncio.get_running_loop().call_later(1.5, viewer.link.open)
+
+
 def sender_is_asked(sender: Side, _: Side) -> None:
     sender.link.hear("offer", {"type": "request", "session": "another"})
+
+
+def sender_is_asked_late(sender: Side, viewer: Side) -> None:
+    sender.link.open()
+    asyncio.get_running_loop().call_later(1.5, sender_is_asked, sender, viewer)
 
 
 def nonsense_comes_first(sender: Side, viewer: Side) -> None:
@@ -150,7 +161,9 @@ NOTHING: tuple[set[int], set[int]] = (set(), set())
         (both_offer, ({0}, {0}), "in"),
         (both_offer, ({0, 1}, set()), "in"),
         (both_offer, (set(), {0, 1}), "in"),
+        (viewer_comes_late, (set(range(5)), set()), "in"),
         (sender_is_asked, NOTHING, "in"),
+        (sender_is_asked_late, (set(range(5)), set()), "in"),
         (nonsense_comes_first, NOTHING, "in"),
     ],
 )

@@ -199,6 +199,8 @@ class Link:
                 await self._begin_and_open()  # aiortc cannot restart ICE
             elif self._left is None:
                 await self._make_offer()
+            else:
+                await self._remind()
         elif self._answer is not None and n is not None and (session, n) == self._last_offer:
             self._say("answer", self._answer)
         elif self._paired and session != self._connection.theirs:
@@ -212,6 +214,14 @@ class Link:
             else:
                 await self._begin()
                 await self._take(offer)
+        else:
+            await self._remind()
+
+    async def _remind(self) -> None:
+        """The peer has not got the pending offer: repeat it again if we gave up."""
+        if self._left == 0:
+            self._left = _TIMES
+            await self._repeat()
 
     def _yields(self, session: object) -> bool:
         """Whether our offer gives way.
