@@ -23,6 +23,7 @@ from trio_signal.auth import (
     find_token,
     mint_token,
     open_auth,
+    read_login_token,
 )
 from trio_signal.config import Settings
 from trio_signal.dialects.mesh import AuthToken
@@ -409,6 +410,15 @@ async def test_open_mode_subject_does_not_contain_the_token() -> None:
     assert token not in repr(one)
     assert one.subject == (await auth.authenticate(Authenticate("y", token, "Ann"))).subject
     assert one.subject != (await auth.authenticate(Authenticate("x", token, "Bob"))).subject
+
+
+async def test_nested_login_token_of_open_mode_is_an_ordinary_text() -> None:
+    """Anybody can send it, and in token mode too: HTTP calls read it before they verify it."""
+    nested = b'{"sub":"ann","name":"Ann","x":' + b"[" * 5000 + b"]" * 5000 + b"}"
+    token = "open." + encoded(nested)
+    assert read_login_token(token) is None
+    identity = await OpenAuth().authenticate(Authenticate("x", token))
+    assert identity.username is None
 
 
 # Where a token is found

@@ -320,5 +320,5 @@ def read_login_token(token: str | None) -> _LoginToken | None:
     try:
         padded = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
         return msgspec.json.decode(padded, type=_LoginToken)
-    except (msgspec.DecodeError, binascii.Error, ValueError):
+    except (msgspec.DecodeError, binascii.Error, ValueError, RecursionError):
         return None
