@@ -510,6 +510,27 @@ async def test_fan_out_is_charged_to_the_sender(serve: Serve) -> None:
         assert trio.current_time() - began >= (19 * 2 - 10) / 40
 
 
+async def test_private_message_to_many_connections_is_charged_to_the_sender(serve: Serve) -> None:
+    """As a message to a room: twenty messages to fifty peers cost more than forty tokens."""
+    async with (
+        serve(messages_per_second=40, message_burst=10) as service,
+        AsyncExitStack() as stack,
+        open_raw(service.base) as ann,
+    ):
+        for number in range(50):
+            bob = await stack.enter_async_context(open_raw(service.base))
+            await bob.upgrade(f"/ws/{number}/bob")
+        await ann.upgrade("/ws/r/ann")
+        await ann.wait_for("room_state")
+        began = trio.current_time()
+        for number in range(20):
+            said = {"sender_id": "ann", "receiver_id": "bob", "content": str(number)}
+            await ann.say({"type": "dm_message", **said, "timestamp": ""})
+            while (await bob.wait_for("dm_message"))["message"]["content"] != str(number):
+                pass
+        assert trio.current_time() - began >= (19 * 2 - 10) / 40
+
+
 async def test_large_answers_are_charged_to_the_client(serve: Serve) -> None:
     """A request of 42 bytes with an answer of 60 KB, which costs four tokens."""
     path = "/api/v1/ws/connect?user_id={:03}" + "x" * 240

@@ -65,7 +65,9 @@ class PrivateMessages:
         size = len(event.content) if isinstance(event, PrivateMessage) else 0
         peer.owes += max(1, len(members)) * cost_of_delivery(size)
         if not replicas:
-            self.tell_here(event)
+            # Only here is it known how many peers there are; all but one are still to be paid.
+            told = self.tell_here(event)
+            peer.owes += max(0, told - 1) * cost_of_delivery(size)
             self._bus.broadcast(event)
         for replica in replicas:
             if replica == self._bus.replica:
@@ -109,11 +111,13 @@ class PrivateMessages:
             avatar_url = clean_picture(command.avatar_url) or avatar_url
         return username or ANONYMOUS, avatar_url
 
-    def tell_here(self, event: PrivateEvent) -> None:
-        """Send a message to the user's peers on this replica."""
+    def tell_here(self, event: PrivateEvent) -> int:
+        """Send a message to the user's peers on this replica; return how many there are."""
         inbox = self._rooms.get(inbox_of(event.receiver_id))
         if inbox is not None and inbox.peers:
             inbox.tell(event, event.receiver_id)
-        else:
-            for peer in self.reachable(event.receiver_id):
-                peer.hear(event)
+            return len(inbox.peers)
+        peers = self.reachable(event.receiver_id)
+        for peer in peers:
+            peer.hear(event)
+        return len(peers)
