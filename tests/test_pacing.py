@@ -114,6 +114,22 @@ def test_connection_below_its_share_does_not_wait() -> None:
     assert any(payer.waits_until(now) > now for payer in flood)
 
 
+def test_connections_that_have_ended_have_no_share() -> None:
+    """Else those who come, flood and go leave less and less to the others, for hours."""
+    book = wide(rate=100, burst=1)
+    for _ in range(1000):
+        flood = book.enter(ANN, 0)
+        flood.spend(1000, 0)
+        flood.leave()
+        book.leave(ANN)
+        flood.spend(1, 0)  # as the end of a session does
+    honest, now = book.enter(ANN, 0), 0.0
+    for _ in range(100):
+        now += 0.25
+        assert honest.waits_until(now) <= now
+        honest.spend(1, now)
+
+
 def serve(payers: list[Payer], appetites: dict[Payer, float], seconds: float) -> dict[Payer, float]:
     """Let each take its amount whenever it need not wait; return what each got."""
     given = dict.fromkeys(payers, 0.0)

@@ -249,6 +249,7 @@ class ConnectionLease:
         if not self._left:
             self._left = True
             self.authenticated()
+            self.payer.leave()
             self._limits.websockets.leave(self.address)
             self._limits.pacing.leave(self.address)
 

@@ -9,7 +9,7 @@ empty, its connections share new tokens as in fair queueing (Demers, Keshav and 
 connection that takes less than the others does not wait for them.
 """
 
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 
 from trio_signal.config import Settings
 
@@ -103,7 +103,7 @@ class Address(TokenBucket):
         """Note the tokens that a connection has taken."""
         self._advance(now)
         payer.mark = max(payer.mark, self._turn) + tokens
-        if not payer.is_marked:
+        if not payer.is_marked and not payer.has_left:
             payer.is_marked = True
             heappush(self.marks, (payer.mark, id(payer), payer))
 
@@ -114,6 +114,14 @@ class Address(TokenBucket):
         if ahead <= 0:
             return now
         return now + min(ahead * len(self.marks) / self._rate, _LOOK_AGAIN)
+
+    def drop(self, payer: "Payer") -> None:
+        """Give a connection that has ended no share any more, however far it is ahead."""
+        payer.has_left = True
+        if payer.is_marked:
+            payer.is_marked = False
+            self.marks = [each for each in self.marks if each[2] is not payer]
+            heapify(self.marks)
 
     def _advance(self, now: float) -> None:
         """Give the new tokens to all connections that are ahead, the same number to each."""
@@ -138,7 +146,7 @@ class Address(TokenBucket):
 class Payer(TokenBucket):
     """Pays for the messages of one connection, from its own bucket and its address's."""
 
-    __slots__ = ("_address", "is_marked", "mark")
+    __slots__ = ("_address", "has_left", "is_marked", "mark")
 
     def __init__(self, rate: float, burst: int, address: Address) -> None:
         """Start with a full bucket of its own."""
@@ -147,6 +155,8 @@ class Payer(TokenBucket):
         #: Set by the address.
         self.mark = 0.0
         self.is_marked = False
+        #: Whether its connection has ended: then only the buckets pay.
+        self.has_left = False
 
     def spend(self, tokens: float, now: float) -> float:
         """Take tokens from both. Return until when to wait; at most `now` if there is no need."""
@@ -159,6 +169,10 @@ class Payer(TokenBucket):
             address.mark(self, tokens, now)
             return max(full_at - self._patience, address.waits_until(self, now))
         return full_at - self._patience
+
+    def leave(self) -> None:
+        """End its connection; what that has caused may still be charged."""
+        self._address.drop(self)
 
     def waits_until(self, now: float) -> float:
         """Until when to wait before calling this again; at most `now` if there is no need."""
