@@ -2,6 +2,7 @@
 
 import logging
 import reprlib
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -330,6 +331,20 @@ def test_size_limit_ignores_control_frames_between_fragments() -> None:
         [(Opcode.PING, b"p" * 125), (Opcode.BINARY, b"x" * LIMIT)],
         None,
     )
+
+
+@pytest.mark.parametrize("payload", [b"", b"x"])
+def test_tiny_fragments_use_no_more_memory_than_counted(payload: bytes) -> None:
+    parser = FrameParser(max_size=1 << 16)
+    parser.feed(client_frame(BINARY, payload, final=False))
+    fragments = client_frame(CONTINUATION, payload, final=False) * 1000
+    tracemalloc.start()
+    for _ in range(65):
+        parser.feed(fragments)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert parser.failure is None
+    assert taken < 2 << 16
 
 
 # Bytes cut anywhere
