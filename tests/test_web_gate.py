@@ -259,6 +259,18 @@ async def test_too_many_requests_get_429_with_retry_after(serve: Serve) -> None:
             await client.upgrade("/ws/r/ann")
 
 
+@pytest.mark.parametrize(
+    ("method", "target"), [("GET", "/healthz?x"), ("HEAD", "/readyz"), ("POST", "/healthz")]
+)
+async def test_health_check_that_the_app_answers_counts(
+    serve: Serve, method: str, target: str
+) -> None:
+    """The ones that do not count cost next to nothing; these cost as much as other requests."""
+    async with exhausted(serve) as service, open_raw(service.base) as client:
+        await client.send(request(method, target))
+        assert (await client.receive_head()).status == 429
+
+
 async def test_allowed_origin_may_read_the_429_response(serve: Serve) -> None:
     async with exhausted(serve, **NAMED) as service:
         answer = await ask(service, "GET", "/rooms", {"Origin": APP})

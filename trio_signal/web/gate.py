@@ -95,6 +95,8 @@ class Gate:
             raise RequestRefusedError(HTTPStatus.BAD_REQUEST, Reason.BAD_REQUEST, text)
         address = client_address(peer, fields.forwarded, self._settings.trusted_proxies)
         if fields.path in PROBES:
+            if not _is_probe(request):
+                self._limits.count_request(address, trio.current_time())
             return network_of(address)
         if not self._settings.allows_host(fields.host):
             raise RequestRefusedError(HTTPStatus.MISDIRECTED_REQUEST, Reason.HOST, HOST_TEXT)
@@ -129,10 +131,8 @@ class Gate:
 
     def probe(self, request: h11.Request) -> tuple[HTTPStatus, bytes] | None:
         """Status and JSON for a health check; None for other requests."""
-        if request.method != b"GET" or request.target.decode("latin-1") not in PROBES:
+        if not _is_probe(request):
             return None
-        if any(name in (b"content-length", b"transfer-encoding") for name, _ in request.headers):
-            return None  # only the app finds the end of a body
         if request.target == b"/healthz":
             return HTTPStatus.OK, msgspec.json.encode(ALIVE)
         status, answer = readiness(self._hub)
@@ -143,6 +143,14 @@ class Gate:
         fields = _Fields(request)
         headers = sharing_headers(self._settings, _first(fields.origins), fields.host)
         return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+
+
+def _is_probe(request: h11.Request) -> bool:
+    """Whether this is a health check that costs next to nothing; others go to the app."""
+    if request.method != b"GET" or request.target.decode("latin-1") not in PROBES:
+        return False
+    # Only the app finds the end of a body.
+    return not any(name in (b"content-length", b"transfer-encoding") for name, _ in request.headers)
 
 
 class _Fields:
