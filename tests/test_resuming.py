@@ -18,7 +18,16 @@ from trio_websocket import ConnectionClosed
 from tests.clients import PATIENCE, Client, Message, Service, open_client
 from tests.conftest import serve_once, serve_replicas
 from tests.effort import EFFORT
-from tests.raw import TEXT, RawClient, client_text, get, open_raw, split_frames, upgrade_head
+from tests.raw import (
+    TEXT,
+    RawClient,
+    client_close,
+    client_text,
+    get,
+    open_raw,
+    split_frames,
+    upgrade_head,
+)
 from tests.tokens import SECRET, make_token
 from tests.traveller import UNCOUNTED, Traveller
 from trio_signal.limits import RESUMES
@@ -250,6 +259,22 @@ async def test_silent_peer_is_waited_for() -> None:
             await bob.client.expect("user_joined")
             await bob.client.expect("user_away", client_id="ann")
             await ann.expect_close(1011)
+
+
+@pytest.mark.parametrize("close", [b"", client_close(1001)])
+async def test_lost_socket_is_closed_while_its_session_waits(close: bytes) -> None:
+    """Else clients that come back need twice as many file descriptors."""
+    async with open_room(resume_grace=60) as room:
+        bob = await room.enter("bob")
+        async with open_raw(room.service.base) as ann:
+            await ann.upgrade(PATH)
+            await ann.say({"type": "auth_token", "clientId": "ann", "resume": True})
+            await bob.client.expect("user_joined")
+            await ann.send(close)
+            await ann.half_close()
+            await bob.client.expect("user_away", client_id="ann")
+            await ann.read_to_end()
+        await bob.client.expect_nothing()
 
 
 async def test_peer_leaves_after_the_grace_period() -> None:

@@ -118,6 +118,9 @@ class Line:
     async def say_goodbye(self, goodbye: Goodbye) -> None:
         self.events.append("goodbye")
 
+    def close(self) -> None:
+        self.events.append("closed")
+
     def lose(self) -> None:
         self._end.set()
 
@@ -174,7 +177,7 @@ async def test_resumable_session_waits_for_its_client(
     stage.line.lose()
     await trio.sleep(GRACE - 1)
     assert stage.session.is_away
-    assert stage.line.events == ["up", "down", "goodbye"]
+    assert stage.line.events == ["up", "down", "goodbye", "closed"]
     assert stage.types() == []  # the witness's own session is not resumable
     await trio.sleep(2)
     assert stage.types() == ["user_left"]

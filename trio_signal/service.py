@@ -120,6 +120,7 @@ class Service:
         with trio.move_on_at(self.hub.resuming.until(session)) as scope:
             session.live_in(scope)
             await carrier.say_goodbye(goodbye)
+            carrier.close()
             await trio.sleep_forever()
         if stay.participant is not None:
             session.pass_time(trio.current_time())  # its token may have expired too

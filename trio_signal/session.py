@@ -69,6 +69,10 @@ class Carrier(Protocol):
         """End the connection as its protocol requires, if there is time."""
         ...
 
+    def close(self) -> None:
+        """Close the socket; does not block."""
+        ...
+
 
 class Session(Participant):
     """One client: its identity, its rooms, its costs, and the reason of its end.
