@@ -16,7 +16,7 @@ from tests.clients import PATIENCE
 from tests.raw import TEXT, Frame, RawClient, split_frames
 from trio_signal.alarm import Alarm
 from trio_signal.outbox import Flusher, Outbox
-from trio_signal.websocket import close_frame, text_frame
+from trio_signal.websocket import Opcode, close_frame, control_frame, text_frame
 
 LIMIT = 100_000
 CLOSE_FRAME = close_frame(1013, "Reads too slowly")
@@ -318,6 +318,23 @@ async def test_memory_for_a_stalled_client_is_limited(
         finally:
             tracemalloc.stop()
         assert peak < factor * LIMIT
+
+
+async def test_tiny_frames_for_a_stalled_client_take_no_more_memory(flusher: Flusher) -> None:
+    with socket_pair() as (server, _client):
+        outbox = Outbox(server, LIMIT, flusher, Alarm())
+        while not outbox.behind:
+            outbox.put(text_frame(numbered(0, 1000)))
+            await wait_all_tasks_blocked()
+        tracemalloc.start()
+        try:
+            for number in range(LIMIT):
+                outbox.put(control_frame(Opcode.PONG, bytes([number % 256])))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert outbox.overflowed
+        assert peak < 1.5 * LIMIT
 
 
 async def test_nothing_is_sent_to_a_dead_socket(flusher: Flusher) -> None:

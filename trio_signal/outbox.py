@@ -19,6 +19,9 @@ BUDGET = 0.0015
 LATE_BUDGET = 0.0005
 #: How many waiting frames one system call takes; IOV_MAX is 1024.
 _BATCH = 64
+#: Every frame of a client that is behind counts as so many bytes at least: an empty pong has two,
+#: and takes fifty in memory.
+_LEAST = 64
 #: How many outboxes are emptied between two looks at the clock.
 _AT_ONCE = 8
 
@@ -145,7 +148,9 @@ class Outbox:
         self._size += len(frame)
         if self._size > self._limit and not self._make_room():
             return False
-        if not (self.is_called or self.behind):
+        if self.behind:
+            return len(self._waiting) * _LEAST <= self._limit or self._make_room()
+        if not self.is_called:
             self.is_called = True
             (self._flusher.late if self.is_late else self._flusher.called).append(self)
         return True
@@ -153,7 +158,7 @@ class Outbox:
     def _make_room(self) -> bool:
         """Send something before the flusher does; returns whether that made enough room."""
         self.flush_nowait()
-        if self._size > self._limit:
+        if max(self._size, len(self._waiting) * _LEAST) > self._limit:
             self._overflow()
         return not (self.overflowed or self._broken)
 

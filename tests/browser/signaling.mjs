@@ -102,6 +102,18 @@ const codes = () => sockets.map(({ code }) => code);
   assert.deepEqual(codes(), [4000, 4000, null]);
 }
 
+// A server that never answers does not get more and more sockets.
+{
+  await enter();
+  fallSilent();
+  for (let attempt = 1; attempt <= 6; attempt++) {
+    await sockets.at(-1).hear({ type: 'auth_required' });
+    wait(); // no answer
+    wait();
+  }
+  assert.deepEqual(codes(), [4000, 4000, 4000, null, null, null, null, null]);
+}
+
 // A socket that is not open yet is closed: a browser connects only one at a time to one server.
 {
   await enter();

@@ -11,6 +11,7 @@ const HEARTBEAT = 20_000; // ms, until the server sends its own value
 const FINAL_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 4001, 4004, 4409]);
 const GOING_AWAY = 1001;
 const LOST = 1006;
+const MOST_STALE = 4; // silent sockets that stay open
 /** After these close codes the server keeps the session for a while: docs/protocols/mesh.md. */
 const RESUMABLE = new Set([GOING_AWAY, LOST, 1011, 1012]);
 const GOODBYE = 1000;
@@ -234,6 +235,11 @@ export class Signaling {
    */
   #leaveStale() {
     this.#stale.add(this.#socket);
+    if (this.#stale.size > MOST_STALE) {
+      const [oldest] = this.#stale;
+      oldest.close(FOR_ANOTHER);
+      this.#stale.delete(oldest);
+    }
     this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket = null;
   }
