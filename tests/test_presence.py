@@ -443,7 +443,7 @@ def test_another_replica_takes_over_our_peer() -> None:
     ("written", "told"),
     [
         pytest.param({OURS}, [], id="they have not written theirs yet"),
-        pytest.param({OURS, THEIRS}, [left(member("p"))], id="they have, and this is not there"),
+        pytest.param({OURS, THEIRS}, [left(member("p"))], id="they have, but not this one"),
     ],
 )
 def test_deleted_room_is_restored(written: set[str], told: list[RoomEvent]) -> None:
@@ -452,6 +452,17 @@ def test_deleted_room_is_restored(written: set[str], told: list[RoomEvent]) -> N
     # A newly joined member does not show that the others were written.
     snapshot = Snapshot(12, (member("q"),), frozenset(written))
     assert here.catch_up(snapshot) == told
+
+
+def test_room_that_is_deleted_again_is_restored() -> None:
+    """A snapshot taken before anybody has noticed still lists who had written the room before."""
+    here = here_with(member("p"), member("q", "third"))
+    here.numbering.lose_step()
+    snapshot = Snapshot(12, (member("q", "third"),), frozenset({OURS, THEIRS, "third"}))
+    assert here.catch_up(snapshot) == []
+    assert here.others.keys() == {"p", "q"}
+    here.numbering.lose_step()
+    assert here.catch_up(replace(snapshot, written=None)) == [left(member("p"))]
 
 
 def test_we_take_over_a_peer() -> None:

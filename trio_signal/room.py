@@ -331,17 +331,17 @@ class Room:
 
         `losses` is its value when the snapshot was requested. The room is in step afterwards,
         unless something is missing again. If `patient`, members of a replica that is missing from
-        the snapshot stay: it may be about to write them. If the room was deleted, members of
-        replicas that have not written it again stay.
+        the snapshot stay: it may be about to write them. If the room was deleted, so do members of
+        replicas that have not written it again.
         """
         if self.numbering.in_step or losses != self.numbering.losses:
             return []  # another snapshot was faster
         self.entered = {m.peer_id for m in snapshot.members if m.replica == self.replica}
         old = {p: m for p, m in self.members.items() if p not in self.own}
         new = {m.peer_id: m for m in snapshot.members if m.replica != self.replica}
-        back = snapshot.written
-        if back is None:
-            back = frozenset(member.replica for member in snapshot.members)
+        back = {member.replica for member in snapshot.members}
+        if snapshot.written is not None:
+            back &= snapshot.written
         waits = patient or snapshot.written is not None
         for peer_id, member in old.items():
             is_awaited = waits and member.replica not in back and peer_id not in new

@@ -68,7 +68,7 @@ class Recovery:
         self._cursor = b"0"
         #: Rooms whose members were deleted, and by when all replicas have rewritten theirs.
         self._again: dict[str, float] = {}
-        #: Those of them that some replica has not rewritten yet.
+        #: Those of them that still lack a member of another replica.
         self._awaited: set[str] = set()
 
     async def keep_restoring(self) -> None:
@@ -168,7 +168,7 @@ class Recovery:
         events = room.catch_up(snapshot, losses, utc_now(), patient=self._lease.is_patient)
         if snapshot.written is not None:
             self._again[room.id] = trio.current_time() + _WRITTEN
-            if {member.replica for member in room.members.values()} <= snapshot.written:
+            if room.members.keys() <= room.own.keys() | {m.peer_id for m in snapshot.members}:
                 self._awaited.discard(room.id)
             else:
                 self._awaited.add(room.id)
