@@ -132,8 +132,8 @@ class Session(Participant):
         self.resumption: Resumption | None = None
         #: The session that continues in place of this one, if its client had one before.
         self.gone_on: Session | None = None
-        #: When the connection came that last resumed it here, by Trio's clock.
-        self.resumed_by = -NEVER
+        #: When the connection came that last resumed it here, by Trio's clock; 0 if none has.
+        self.resumed_by = 0.0
         self._scope: trio.CancelScope | None = None
 
     # Connections
