@@ -17,9 +17,9 @@ from tests.replicas.crowd import Crowd
 from tests.replicas.guests import PATIENCE, Guest, Party, open_party
 from tests.replicas.processes import Cluster, Replica
 
-#: Longer than any fault, except for the end of a replica. A killed replica is noticed by the end of
-#: its lease, and users of one that was stopped keep their places for the grace period: with the
-#: defaults of 10 and 15 s the time until all views are right would be these.
+#: Longer than any fault, except for the end of a replica. The members of a killed replica leave
+#: when its lease runs out; users of one that was stopped, when their grace period is over. The
+#: defaults are 10 and 15 s.
 LEASE = 3.5
 GRACE = 3.0
 #: Seconds until all views are right and all signals accounted for, on a quiet machine.
