@@ -198,14 +198,18 @@ async def test_connection_that_seems_alive_is_taken_over(room: Room) -> None:
 
 
 async def test_request_that_a_newer_connection_has_overtaken_is_refused(room: Room) -> None:
-    """The network delays a request, so the client connects anew and abandons the connection."""
     ann, bob = await room.enter_all("ann", "bob")
-    late = await room.connect()
-    back, _ = await room.resume(ann)
-    await late.send("auth_token", token="t", session=ann.id, received=ann.received())
+    await expect_overtaken(ann, bob, room, room)
+
+
+async def expect_overtaken(guest: Guest, other: Guest, slow: Room, fast: Room) -> None:
+    """The network delays a request, so the client connects anew and abandons the connection."""
+    late = await slow.connect()
+    back, _ = await fast.resume(guest)
+    await late.send("auth_token", token="t", session=guest.id, received=guest.received())
     await late.expect_close(1013)
-    await fence(back.client, bob.client)
-    await fence(bob.client, back.client)
+    await fence(back.client, other.client)
+    await fence(other.client, back.client)
 
 
 async def test_confirmed_messages_are_not_replayed(room: Room) -> None:
@@ -447,12 +451,7 @@ async def test_overtaken_request_is_refused_on_any_replica(redis_url: str) -> No
     async with open_replicas(redis_url) as (here, there):
         ann, bob = await here.enter("ann"), await there.enter("bob")
         await ann.client.expect("user_joined", client_id="bob")
-        late = await here.connect()
-        back, _ = await there.resume(ann)
-        await late.send("auth_token", token="t", session=ann.id, received=ann.received())
-        await late.expect_close(1013)
-        await fence(back.client, bob.client)
-        await fence(bob.client, back.client)
+        await expect_overtaken(ann, bob, here, there)
 
 
 async def test_session_is_bound_to_its_subject_on_other_replicas(redis_url: str) -> None:

@@ -141,7 +141,8 @@ class StandIns:
                 self._keep(room_id, member)
             return False
         except trio.Cancelled:
-            self._keep(room_id, member)
+            if room_id not in newcomer.memberships:
+                self._keep(room_id, member)
             raise
         if room_id not in newcomer.memberships:
             self._keep(room_id, member)

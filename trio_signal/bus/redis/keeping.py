@@ -21,7 +21,7 @@ from trio_signal.redis import NotConnectedError, Redis, RedisError
 #: Seconds for which a key shows that Redis was not emptied; longer than any lock.
 _EPOCH = 7 * 86400
 #: How many bans and locks are remembered that Redis may not have.
-MOST_UNSAID = 10_000
+_MOST_UNSAID = 10_000
 
 
 class KeptHolds:
@@ -84,7 +84,7 @@ class KeptHolds:
     def _note_unsaid(self, room_id: str, digest: str | None, reply: object) -> None:
         """Remember what Redis may not have, for the time when it is back."""
         self._redis.note_refusal(reply)
-        if isinstance(reply, Exception) and len(self._unsaid) < MOST_UNSAID:
+        if isinstance(reply, Exception) and len(self._unsaid) < _MOST_UNSAID:
             self._unsaid[room_id, digest] = None
 
     def take(self, held: Held) -> None:
