@@ -111,7 +111,9 @@ def _is_text(line: bytes) -> bool:
 async def _converse(name: str, texts: list[bytes]) -> None:
     hub = Hub(MemoryBus("here"))
     limits = Limits(SETTINGS)
-    service = Service(hub, OpenAuth(), SETTINGS, Metrics(), Rounds(), Alarms(), Readers())
+    rounds = Rounds()
+    readers = Readers(rounds)
+    service = Service(hub, OpenAuth(), SETTINGS, Metrics(), rounds, Alarms(), readers)
     connections = []
     for path in (*PATHS.values(), PATHS[name].replace("ann", "eva")):
         dialect = dialect_at(path, DIALECTS)
@@ -126,11 +128,11 @@ async def _converse(name: str, texts: list[bytes]) -> None:
         await service.perform(connection.session, dialect.opened(connection.session.id))
         connections.append(connection)
     _, live, stream, mesh, speaker = connections
-    await live._take([Message(Opcode.TEXT, b'{"type":"join_room","room_id":"r"}')])
-    await stream._take([Message(Opcode.TEXT, b'{"type":"broadcaster-ready","streamId":"r"}')])
-    await mesh._take([Message(Opcode.TEXT, b'{"type":"auth_token","clientId":"mia"}')])
+    await _say(live, b'{"type":"join_room","room_id":"r"}')
+    await _say(stream, b'{"type":"broadcaster-ready","streamId":"r"}')
+    await _say(mesh, b'{"type":"auth_token","clientId":"mia"}')
     for text in texts:
-        await speaker._take([Message(Opcode.TEXT, text)])
+        await _say(speaker, text)
         if speaker.session.closed_with is not None:
             break
     for connection in connections:
@@ -138,6 +140,14 @@ async def _converse(name: str, texts: list[bytes]) -> None:
         hub.depart(connection.session)
     assert not hub.rooms
     assert not hub.participants
+
+
+async def _say(connection: Connection, text: bytes) -> None:
+    """Let a connection carry out a message, as if it had been read."""
+    connection._messages = [Message(Opcode.TEXT, text)]
+    connection._until = float("inf")
+    while (blocked_on := connection._carry_out()) is not None:
+        await blocked_on()
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

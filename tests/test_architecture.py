@@ -104,7 +104,7 @@ MAY_HAVE_FINALLY = {
     "client.client": "the context of an error is put right",
     "listener": "heads that are waited for, and refusals, are counted",
     "outbox": "the instrument is Trio's as long as the task runs",
-    "readers": "the instrument is Trio's as long as the task runs",
+    "readers": "each task reads from its own socket once the readers end",
     "rooms": "joins that are under way are counted",
     "rounds": "the instrument is Trio's as long as the task runs",
     "store.database": "an attempt is given up, and a database closed",

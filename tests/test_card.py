@@ -101,14 +101,14 @@ async def cancelled_scope(stage: Stage, peer: RawClient) -> None:
 
 
 async def exception_in_receive(stage: Stage, peer: RawClient) -> None:
-    read = Connection._read
+    parse = Connection._parse
 
-    def fail(connection: Connection) -> object:
+    def fail(connection: Connection, data: bytes) -> None:
         if is_peer(connection):
             raise RuntimeError("receive failed")
-        return read(connection)
+        parse(connection, data)
 
-    stage.monkeypatch.setattr(Connection, "_read", fail)
+    stage.monkeypatch.setattr(Connection, "_parse", fail)
     await peer.say({"type": "ping"})
 
 

@@ -69,7 +69,7 @@ class World:
         self.metrics = Metrics()
         self.rounds = Rounds()
         self.alarms = Alarms()
-        self.readers = Readers()
+        self.readers = Readers(self.rounds)
         nursery.start_soon(self.alarms.run)
         nursery.start_soon(self.readers.run)
         self._clients: list[socket.socket] = []

@@ -1,4 +1,4 @@
-"""Readers: tasks are woken when their sockets have something to read, and only then."""
+"""Readers: sockets are read, and tasks are woken when they must continue, and only then."""
 
 import random
 import socket
@@ -8,19 +8,40 @@ from contextlib import closing
 import pytest
 import trio
 
-from trio_signal import readers as readers_module
 from trio_signal.readers import Reader, Readers
+from trio_signal.rounds import Rounds
 
 
-@pytest.fixture(params=["busy", "quiet", "not running"])
-async def readers(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Readers]:
-    if request.param == "busy":
-        monkeypatch.setattr(readers_module, "_MANY", 0)
-    readers = Readers()
+class Waking:
+    """Reads nothing; the task does."""
+
+    def receive_nowait(self) -> bool:
+        return True
+
+
+class Reading:
+    """Reads at most `size` bytes each time; the task must continue after `until`."""
+
+    def __init__(self, sock: socket.socket, until: bytes, *, size: int = 100) -> None:
+        self._sock = sock
+        #: What wakes the task.
+        self.until = until
+        self._size = size
+        self.got = b""
+        #: How often it was called.
+        self.calls = 0
+
+    def receive_nowait(self) -> bool:
+        self.calls += 1
+        self.got += self._sock.recv(self._size)
+        return self.got.endswith(self.until)
+
+
+@pytest.fixture(params=["running", "not running"])
+async def readers(request: pytest.FixtureRequest) -> AsyncIterator[Readers]:
+    readers = Readers(Rounds())
     async with trio.open_nursery() as nursery:
-        if request.param != "not running":
+        if request.param == "running":
             nursery.start_soon(readers.run)
             await trio.testing.wait_all_tasks_blocked()
         yield readers
@@ -38,7 +59,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 Pair = tuple[socket.socket, socket.socket]
 
 
-class Rounds(trio.abc.Instrument):
+class Counter(trio.abc.Instrument):
     """Counts the rounds of the event loop."""
 
     def __init__(self) -> None:
@@ -49,20 +70,40 @@ class Rounds(trio.abc.Instrument):
 
 
 async def count_rounds(seconds: float) -> int:
-    rounds = Rounds()
+    rounds = Counter()
     trio.lowlevel.add_instrument(rounds)
     await trio.sleep(seconds)
     trio.lowlevel.remove_instrument(rounds)
     return rounds.count
 
 
-async def test_bytes_wake_the_task(readers: Readers, pair: Pair) -> None:
+async def test_bytes_are_read_without_waking_the_task(readers: Readers, pair: Pair) -> None:
+    ours, theirs = pair
+    reading = Reading(ours, b"end")
+    woken = 0
+
+    async def read() -> None:
+        nonlocal woken
+        with Reader(readers, ours, reading) as reader:
+            await reader.wait()
+            woken += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        for word in (b"one", b"two", b"end"):
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert woken == 0
+            theirs.send(word)
+    assert (reading.got, reading.calls, woken) == (b"onetwoend", 3, 1)
+
+
+async def test_bytes_wake_a_task_that_must_continue(readers: Readers, pair: Pair) -> None:
     ours, theirs = pair
     got: list[bytes] = []
 
     async def read() -> None:
-        with Reader(readers, ours) as reader:
-            while b"end" not in b"".join(got):
+        with Reader(readers, ours, Waking()) as reader:
+            while b"end" not in got:
                 await reader.wait()
                 got.append(ours.recv(100))
 
@@ -74,9 +115,28 @@ async def test_bytes_wake_the_task(readers: Readers, pair: Pair) -> None:
     assert got == [b"one", b"two", b"end"]
 
 
+async def test_cancellation_by_the_receiver_wakes_the_task_once(
+    readers: Readers, pair: Pair
+) -> None:
+    ours, theirs = pair
+
+    class Cancelling:
+        def receive_nowait(self) -> bool:
+            scope.cancel()
+            return True
+
+    theirs.send(b"x")
+    with trio.fail_after(1), Reader(readers, ours, Cancelling()) as reader:
+        with trio.CancelScope() as scope:
+            await reader.wait()
+            await trio.lowlevel.checkpoint()
+        assert scope.cancelled_caught
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+
 async def test_end_of_the_stream_wakes_the_task(readers: Readers, pair: Pair) -> None:
     ours, theirs = pair
-    with Reader(readers, ours) as reader:
+    with Reader(readers, ours, Waking()) as reader:
         theirs.send(b"last words")
         theirs.close()
         with trio.fail_after(1):
@@ -89,7 +149,7 @@ async def test_end_of_the_stream_wakes_the_task(readers: Readers, pair: Pair) ->
 async def test_rest_of_what_has_come_wakes_the_task_again(readers: Readers, pair: Pair) -> None:
     ours, theirs = pair
     theirs.send(b"abc")
-    with Reader(readers, ours) as reader, trio.fail_after(1):
+    with Reader(readers, ours, Waking()) as reader, trio.fail_after(1):
         for letter in (b"a", b"b", b"c"):
             await reader.wait()
             assert ours.recv(1) == letter
@@ -99,7 +159,7 @@ async def test_bytes_for_a_task_that_does_not_wait_cost_nothing(
     readers: Readers, pair: Pair
 ) -> None:
     ours, theirs = pair
-    with Reader(readers, ours) as reader:
+    with Reader(readers, ours, Waking()) as reader:
         theirs.send(b"first")
         await reader.wait()
         ours.recv(100)
@@ -112,7 +172,7 @@ async def test_bytes_for_a_task_that_does_not_wait_cost_nothing(
 
 async def test_bytes_after_the_block_cost_nothing(readers: Readers, pair: Pair) -> None:
     ours, theirs = pair
-    with Reader(readers, ours) as reader:
+    with Reader(readers, ours, Waking()) as reader:
         theirs.send(b"x")
         await reader.wait()
     theirs.close()
@@ -123,7 +183,7 @@ async def test_bytes_after_the_block_cost_nothing(readers: Readers, pair: Pair) 
 async def test_new_socket_may_have_the_number_of_an_old_one(readers: Readers) -> None:
     for _ in range(3):
         ours, theirs = socket.socketpair()
-        with ours, theirs, Reader(readers, ours) as reader, trio.fail_after(1):
+        with ours, theirs, Reader(readers, ours, Waking()) as reader, trio.fail_after(1):
             ours.setblocking(False)
             theirs.send(b"hello")
             await reader.wait()
@@ -132,7 +192,7 @@ async def test_new_socket_may_have_the_number_of_an_old_one(readers: Readers) ->
 
 async def test_cancelled_wait_can_be_repeated(readers: Readers, pair: Pair) -> None:
     ours, theirs = pair
-    with Reader(readers, ours) as reader:
+    with Reader(readers, ours, Waking()) as reader:
         with trio.move_on_after(0.01):
             await reader.wait()
         theirs.send(b"x")
@@ -141,16 +201,13 @@ async def test_cancelled_wait_can_be_repeated(readers: Readers, pair: Pair) -> N
             await reader.wait()
 
 
-async def test_tasks_go_on_when_the_readers_end(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(readers_module, "_MANY", 0)
+async def test_tasks_go_on_when_the_readers_end(pair: Pair) -> None:
     ours, theirs = pair
-    readers, woken = Readers(), 0
+    readers, woken = Readers(Rounds()), 0
 
     async def read() -> None:
         nonlocal woken
-        with Reader(readers, ours) as reader:
+        with Reader(readers, ours, Waking()) as reader:
             while True:
                 await reader.wait()
                 woken += 1
@@ -172,37 +229,36 @@ async def test_tasks_go_on_when_the_readers_end(
         theirs.send(b"x")
 
 
-async def test_tasks_go_on_after_an_error(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(readers_module, "_MANY", 0)
+async def test_tasks_go_on_after_an_error(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     ours, theirs = pair
-    readers = Readers()
+    readers = Readers(Rounds())
+
+    class Broken:
+        calls = 0
+
+        def receive_nowait(self) -> bool:
+            self.calls += 1
+            if self.calls == 1:
+                raise RuntimeError
+            return ours.recv(100) == b"x"
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(readers.run)
         await trio.testing.wait_all_tasks_blocked()
-        with Reader(readers, ours) as reader:
+        with Reader(readers, ours, Broken()) as reader, trio.fail_after(1):
             theirs.send(b"x")
             await reader.wait()
-            ours.recv(100)
-            assert reader.is_registered
-            del readers.by_fileno[ours.fileno()]  # as a defect might
-            theirs.send(b"y")
-            await count_rounds(0.05)
             assert readers.epoll is None
-            assert "waiting for clients' messages failed" in caplog.text
-            readers.by_fileno[ours.fileno()] = reader
-            with trio.fail_after(1):
-                await reader.wait()
-            assert ours.recv(100) == b"y"
-            assert await count_rounds(0.1) < 10
+            assert "reading clients' messages failed" in caplog.text
+            await reader.wait()
+        assert await count_rounds(0.1) < 10
 
 
 async def test_duplicate_of_a_closed_socket_costs_nothing(readers: Readers, pair: Pair) -> None:
     ours, theirs = pair
     theirs.send(b"x")
     with ours.dup():
-        with Reader(readers, ours) as reader:
+        with Reader(readers, ours, Waking()) as reader:
             await reader.wait()
         ours.close()
         theirs.send(b"y")
@@ -212,18 +268,20 @@ async def test_duplicate_of_a_closed_socket_costs_nothing(readers: Readers, pair
 async def test_many_sockets_lose_nothing(readers: Readers) -> None:
     """Each receives all of its bytes in order, whatever the others and its own pauses."""
     dice = random.Random(1)
-    received: dict[int, bytes] = dict.fromkeys(range(30), b"")
+    received: dict[int, bytes] = {}
     text = bytes(range(256)) * 4
 
     async def read(number: int, ours: socket.socket) -> None:
-        with closing(ours), Reader(readers, ours) as reader:
-            while len(received[number]) < len(text):
+        reading = Reading(ours, b"", size=dice.choice((1, 10, 1000)))
+        with closing(ours), Reader(readers, ours, reading) as reader:
+            while len(reading.got) < len(text):
+                reading.until = dice.choice((b"", b"\xff"))
                 await reader.wait()
-                received[number] += ours.recv(dice.choice((1, 10, 1000)))
                 if dice.random() < 0.3:
                     await trio.sleep(dice.random() * 0.01)
                 with trio.move_on_after(dice.choice((0, 0.001, 1))):
                     await trio.lowlevel.checkpoint()
+        received[number] = reading.got
 
     async def write(theirs: socket.socket) -> None:
         with closing(theirs):
@@ -236,33 +294,48 @@ async def test_many_sockets_lose_nothing(readers: Readers) -> None:
 
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            for number in received:
+            for number in range(30):
                 ours, theirs = socket.socketpair()
                 ours.setblocking(False)
                 nursery.start_soon(read, number, ours)
                 nursery.start_soon(write, theirs)
-    assert set(received.values()) == {text}
+    assert received == dict.fromkeys(range(30), text)
     assert not readers.by_fileno
 
 
-async def send_soon(sock: socket.socket, data: bytes) -> None:
-    await trio.lowlevel.checkpoint()
-    sock.send(data)
+async def test_round_that_is_over_leaves_the_rest_for_the_next() -> None:
+    """Each reads once before any reads again, even if its socket is always readable."""
+    rounds = Rounds()
+    readers = Readers(rounds)
+    pairs = [socket.socketpair() for _ in range(20)]
+    order: list[int] = []
 
+    class Late:
+        def __init__(self, number: int) -> None:
+            self.number = number
 
-async def test_socket_goes_back_and_forth_between_busy_and_quiet_times(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours, theirs = pair
-    readers = Readers()
+        def receive_nowait(self) -> bool:
+            order.append(self.number)
+            pairs[self.number][0].recv(1)
+            return False
+
+    async def wait(number: int) -> None:
+        ours, _ = pairs[number]
+        ours.setblocking(False)
+        with closing(ours), Reader(readers, ours, Late(number)) as reader:
+            await reader.wait()
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(readers.run)
         await trio.testing.wait_all_tasks_blocked()
-        with Reader(readers, ours) as reader, trio.fail_after(5):
-            for number in range(200):
-                monkeypatch.setattr(readers_module, "_MANY", 0 if number // 3 % 2 else 1000)
-                nursery.start_soon(send_soon, theirs, b"%d" % number)
-                await reader.wait()
-                assert ours.recv(100) == b"%d" % number
-            assert await count_rounds(0.1) < 10
+        for number in range(20):
+            nursery.start_soon(wait, number)
+        await trio.testing.wait_all_tasks_blocked()
+        rounds.until = 0.0
+        for _, theirs in pairs:
+            theirs.send(b"xx")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert sorted(order[:20]) == sorted(order[20:]) == list(range(20))
         nursery.cancel_scope.cancel()
+    for _, theirs in pairs:
+        theirs.close()

@@ -219,7 +219,7 @@ class World:
 async def travel(seed: int, *, limit: int) -> tuple[Traveller, Traveller]:
     """Two clients send numbers to each other while their connections are cut."""
     hub = Hub(MemoryBus("a" * 32), resume_grace=10.0, resume_bytes=limit, metrics=_METRICS)
-    service = Service(hub, OpenAuth(), _SETTINGS, _METRICS, _ROUNDS, Alarms(), Readers())
+    service = Service(hub, OpenAuth(), _SETTINGS, _METRICS, _ROUNDS, Alarms(), Readers(_ROUNDS))
     world = World(hub, service, Random(seed), "r")
     ann, bob = travellers = [Traveller("ann"), Traveller("bob")]
     await world.settle(travellers)

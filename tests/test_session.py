@@ -156,7 +156,7 @@ async def stage(nursery: trio.Nursery) -> Stage:
         session.identity = Identity(session.id, session.id, session.id)
         await hub.join(session, Join("r", session.id))
     line = Line()
-    service = Service(hub, OpenAuth(), settings(), Metrics(), Rounds(), Alarms(), Readers())
+    service = Service(hub, OpenAuth(), settings(), Metrics(), Rounds(), Alarms(), Readers(Rounds()))
     nursery.start_soon(service.run, ann, line)
     await wait_all_tasks_blocked()
     heard.take()

@@ -9,7 +9,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from uuid import uuid4
 
@@ -20,7 +20,7 @@ from trio_signal.clock import utc_now
 from trio_signal.dialects import Dialect
 from trio_signal.errors import CloseCode, Reason
 from trio_signal.limits import ConnectionLease
-from trio_signal.messages.commands import Close, LeaveCause
+from trio_signal.messages.commands import Action, Close, LeaveCause
 from trio_signal.outbox import Outbox
 from trio_signal.readers import Reader
 from trio_signal.service import Service
@@ -50,14 +50,18 @@ _LATE = 0.1
 _TOGETHER = 1 / 8
 _SILENT = Close(CloseCode.INTERNAL_ERROR, "No sign of life", LeaveCause.LOST)
 
+#: A function that blocks.
+_Blocking = Callable[[], Awaitable[None]]
+
 
 class Connection:
     """A WebSocket after its opening handshake, and the session that it carries."""
 
     __slots__ = (
-        *("_alarm", "_early", "_ended", "_held_until", "_is_flushing", "_lease", "_messages_in"),
-        *("_next_ping", "_nursery", "_opening", "_outbox", "_parser", "_payer", "_pinged"),
-        *("_press_until", "_reader", "_service", "_silent_at", "_sock", "session"),
+        *("_actions", "_alarm", "_blocked_on", "_early", "_ended", "_has_turn", "_held_until"),
+        *("_is_flushing", "_lease", "_messages", "_messages_in", "_next_ping", "_nursery"),
+        *("_opening", "_outbox", "_parser", "_payer", "_pinged", "_press_until", "_reader"),
+        *("_service", "_silent_at", "_sock", "_until", "session"),
     )
 
     def __init__(
@@ -100,6 +104,14 @@ class Connection:
         )
         self.session.deadlines.expect_identity(service.settings.auth_timeout)
         self._messages_in = service.metrics.messages_in[dialect.name]
+        #: The messages that were read and not carried out yet, the last one first; the actions of
+        #: the one before them, and what that blocks on.
+        self._messages: list[Message] = []
+        self._actions: Iterator[Action] | None = None
+        self._blocked_on: _Blocking | None = None
+        #: When this connection's turn ends, and whether it has just begun: every turn is long
+        #: enough for one message.
+        self._until, self._has_turn = 0.0, False
         #: Until when nothing is read from the client, and until when it may keep sending anyway.
         self._held_until, self._press_until = 0.0, NEVER
         #: When the next ping is due, when the last unanswered one was sent, and until when its
@@ -120,7 +132,7 @@ class Connection:
                 self.session.live_in(nursery.cancel_scope)
                 with (
                     self._alarm.calling(self._beat, self._due, self._service.alarms),
-                    Reader(self._service.readers, self._sock) as self._reader,
+                    Reader(self._service.readers, self._sock, self) as self._reader,
                 ):
                     try:
                         await self._receive()
@@ -149,55 +161,66 @@ class Connection:
     # receive
 
     async def _receive(self) -> None:
-        """Read messages and carry them out until the connection ends."""
-        await self._open()
-        while not self._ended:
-            if self._held_until > self.session.last_heard:
+        """Carry out the client's messages until the connection ends.
+
+        Most of them block on nothing: `receive_nowait` carries them out while this task waits.
+        """
+        blocked_on = self._open()
+        while True:
+            while blocked_on is not None:
+                await blocked_on()
+                blocked_on = self._carry_out()
+            if self._held_until > self.session.last_heard and not self._ended:
                 await self._hold_back()
             else:
                 self._press_until = NEVER
+            if self._ended:
+                return
             await self._reader.wait()
-            await self._take(self._read())
+            blocked_on, self._blocked_on = self._blocked_on, None
 
-    async def _open(self) -> None:
+    def _open(self) -> _Blocking | None:
         """Answer the handshake, with the dialect's first message in the same packet."""
         session = self.session
         self._outbox.put(self._opening)
-        await self._service.perform(session, session.dialect.opened(session.id))
+        self._actions = iter(session.dialect.opened(session.id))
         if self._early:
-            await self._take(self._parse(self._early))
+            self._parse(self._early)
         self._opening = self._early = b""
+        return self._carry_out()
 
-    def _read(self) -> list[Message]:
+    def receive_nowait(self) -> bool:
+        """Read messages and carry them out until something blocks; called by the reader.
+
+        Returns whether the task must continue.
+        """
         try:
             data = b"" if self._outbox.released else self._sock.recv(_CHUNK)
         except BlockingIOError:
-            return []
+            return False
         except OSError:
             data = b""
         self._ended = not data
-        return self._parse(data)
+        try:
+            self._parse(data)
+            self._blocked_on = self._carry_out()
+        except Exception:
+            self._fail()
+        is_held = self._held_until > self.session.last_heard
+        return self._ended or is_held or self._blocked_on is not None
 
-    def _parse(self, data: bytes) -> list[Message]:
-        """Return the messages that these bytes complete, and charge for them."""
-        session = self.session
+    def _parse(self, data: bytes) -> None:
+        """Take in the messages that these bytes complete, and charge for them."""
+        session, rounds = self.session, self._service.rounds
         now = session.last_heard = trio.current_time()
         messages = self._parser.feed(data)
         frames = len(messages) + self._parser.unfinished or len(data) < _CRUMB
         self._held_until = self._payer.spend(frames + session.owes, now)
         session.owes = 0.0
-        return messages
-
-    async def _pay(self, *, more: bool) -> None:
-        """Charge for the work that the last message caused; wait if the bucket is overdrawn.
-
-        `more` says whether further messages have already been read.
-        """
-        now = trio.current_time()
-        self._held_until = self._payer.spend(self.session.owes, now)
-        self.session.owes = 0.0
-        if more and self._held_until > now:
-            await self._hold_back(more=True)
+        messages.reverse()
+        self._messages = messages
+        self._outbox.is_late = overdrawn = self._held_until > now
+        self._until = 0.0 if overdrawn or rounds.line else rounds.until
 
     async def _hold_back(self, *, more: bool = False) -> None:
         """Stop reading the client until its rate is allowed again.
@@ -223,32 +246,48 @@ class Connection:
             elif unread is None:  # the client has paused
                 self._press_until = NEVER
                 with trio.move_on_at(until):
-                    await self._reader.wait()
+                    await trio.lowlevel.wait_readable(self._sock)
             else:
                 return  # the client has gone
 
-    async def _take(self, messages: list[Message]) -> None:
-        """Carry out these messages. Blocks on their commands, and to let other tasks run."""
+    def _carry_out(self) -> _Blocking | None:
+        """Carry out what was read until something blocks; return that, or None at the end.
+
+        The caller waits for it, and calls this again. Does not block.
+        """
         session, service = self.session, self._service
-        rounds, dialect = service.rounds, session.dialect
-        self._outbox.is_late = overdrawn = self._held_until > session.last_heard
-        until = 0.0 if overdrawn or rounds.line else rounds.until
-        unread = iter(messages)
-        for message in unread:
-            if time.perf_counter() > until:
-                until = await rounds.wait(overdrawn=overdrawn)
-                if self._outbox.released:
-                    break
+        while True:
+            if self._actions is not None:
+                blocking = service.perform_nowait(session, self._actions)
+                if blocking is not None:
+                    return partial(service.perform_blocking, session, blocking)
+                self._actions = None
+                if session.owes >= 1:
+                    now = trio.current_time()
+                    self._held_until = self._payer.spend(session.owes, now)
+                    session.owes = 0.0
+                    if self._messages and self._held_until > now:
+                        return partial(self._hold_back, more=True)
+            if self._ended or session.closed_with is not None or self._outbox.released:
+                if session.gone_on is None:
+                    self._ended = True
+                    return None
+                self._go_on(session.gone_on)
+                session = self.session
+            if not self._messages:
+                break
+            if not self._has_turn and time.perf_counter() > self._until:
+                return self._wait_for_turn
+            self._has_turn = False
+            message = self._messages.pop()
             match message.opcode:
                 case Opcode.TEXT:
                     if session.deadlines.idle_ping is not None:
                         session.deadlines.put_off_idle_ping()
-                    actions = dialect.received(message.payload, utc_now())
+                    dialect = session.dialect
+                    self._actions = iter(dialect.received(message.payload, utc_now()))
                     self._messages_in[dialect.received_type] += 1
                     session.received += 1
-                    await service.perform(session, actions)
-                    if session.owes >= 1:
-                        await self._pay(more=message is not messages[-1])
                 case Opcode.PING:
                     session.put(control_frame(Opcode.PONG, message.payload))
                 case Opcode.BINARY:
@@ -256,18 +295,16 @@ class Connection:
                 case Opcode.CLOSE:
                     session.close_received = message.payload
                     self._ended = True
-            if self._ended or session.closed_with is not None or self._outbox.released:
-                if session.gone_on is None:
-                    self._ended = True
-                else:
-                    self._go_on(session.gone_on)
-                    await self._take(list(unread))
-                return
         failure = self._parser.failure
         if failure is not None:
             if failure.code == CloseCode.TOO_BIG:
                 service.metrics.count_refused(Reason.MESSAGE_TOO_BIG)
             self._end(Close(failure.code, failure.reason))
+        return None
+
+    async def _wait_for_turn(self) -> None:
+        self._until = await self._service.rounds.wait(overdrawn=self._outbox.is_late)
+        self._has_turn = True
 
     def _end(self, close: Close) -> None:
         self.session.close(close)

@@ -1,41 +1,58 @@
-"""Readers: wake the tasks of clients' sockets that have something to read.
+"""Readers: one task reads from all clients' sockets.
 
-`trio.lowlevel.wait_readable` registers a socket anew for each wait: a system call, and four
-coroutines. In a busy server sockets stay registered in one epoll here, and Trio waits for that. A
-wait then takes a third of the time and of the memory. If only few sockets are readable at a time,
-waiting for the epoll as well costs more than it saves, so the tasks wait as usual.
+`trio.lowlevel.wait_readable` registers a socket anew for each wait, and each message wakes a task.
+Here all sockets stay registered in one epoll, and one task waits for it. That task lets each
+connection carry out the messages that have come. The connection's own task is woken only if one of
+them blocks, and at the end. This saves a quarter of a message's cost, and a kilobyte for each wait.
+
+A socket is read only while its task waits for it here. So whatever cancels the task also ends the
+reading.
 
 A socket is registered as long as each of its events finds a task that waits here. An event that
 finds none removes it, since epoll would report it again in each round. A later wait registers it
-again. So nothing depends on how much a task has read, on where it waits, or on the order of events.
+again. So nothing depends on how much was read, on where the task waits, or on the order of events.
 """
 
 import logging
 import select
 import socket
+import time
 from collections.abc import Awaitable
+from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import trio
 
+from trio_signal.rounds import Rounds
+
 logger = logging.getLogger(__name__)
 
-#: Tasks that wait in one round of the event loop; if there are as many, the server is busy.
-_MANY = 3
-#: Tasks that are woken at once; the others follow in the next rounds.
+#: The sockets of one system call.
 _AT_ONCE = 256
 
 
+class Receiver(Protocol):
+    """A connection."""
+
+    def receive_nowait(self) -> bool:
+        """Read from the socket, and process that; return whether the task must continue.
+
+        Called while the task waits for the socket. Does not block or raise.
+        """
+        ...
+
+
 class Reader:
-    """Waits for one socket, in one task, as long as the `with` block runs."""
+    """Reads from one socket, for one task, as long as the `with` block runs."""
 
-    __slots__ = ("_fileno", "_readers", "is_registered", "is_waiting", "task")
+    __slots__ = ("_fileno", "_readers", "is_registered", "is_waiting", "receiver", "task")
 
-    def __init__(self, readers: "Readers", sock: socket.socket) -> None:
+    def __init__(self, readers: "Readers", sock: socket.socket, receiver: Receiver) -> None:
         """Take a non-blocking socket, which the caller closes after the block."""
         self._readers = readers
         self._fileno = sock.fileno()
+        self.receiver = receiver
         #: Whether the epoll has it, and whether its task waits for the epoll.
         self.is_registered = self.is_waiting = False
 
@@ -50,18 +67,16 @@ class Reader:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        del self._readers.by_fileno[self._fileno], self.task
+        del self._readers.by_fileno[self._fileno], self.task, self.receiver
         epoll = self._readers.epoll
         if epoll is not None and self.is_registered:
             epoll.unregister(self._fileno)
 
     def wait(self) -> Awaitable[object]:
-        """Block until the socket is readable, or has ended."""
-        readers = self._readers
-        readers.waits += 1
-        epoll = readers.epoll
-        if epoll is None or not (readers.is_busy or readers.waits >= _MANY):
-            return trio.lowlevel.wait_readable(self._fileno)  # noqa: ASYNC105  the caller awaits it
+        """Block until the task must continue: `receive_nowait` says so, or the readers end."""
+        epoll = self._readers.epoll
+        if epoll is None:
+            return self._wait_as_usual()
         if not self.is_registered:
             epoll.register(self._fileno, select.EPOLLIN)
             self.is_registered = True
@@ -72,65 +87,71 @@ class Reader:
         self.is_waiting = False
         return trio.lowlevel.Abort.SUCCEEDED
 
+    async def _wait_as_usual(self) -> None:
+        while self._readers.epoll is None:
+            await trio.lowlevel.wait_readable(self._fileno)
+            if self.receiver.receive_nowait():
+                return
 
-class Readers(trio.abc.Instrument):
+
+class Readers:
     """The sockets of a server's clients.
 
-    It is a Trio instrument, because a task would wake the other tasks one round later. Without
-    `run`, and where there is no epoll, all tasks wait as usual.
+    Without `run`, and where there is no epoll, each task reads from its own socket.
     """
 
-    def __init__(self) -> None:
-        """Start without sockets."""
+    def __init__(self, rounds: Rounds) -> None:
+        """Start without sockets. They are read as long as a round has time for clients."""
+        self._rounds = rounds
         self.epoll: select.epoll | None = None
         self.by_fileno: dict[int, Reader] = {}
-        #: How often tasks waited in this round, and whether there were many in the last one.
-        self.waits = 0
-        self.is_busy = False
+        #: The events of the last system call that are still to be handled, the first one last. All
+        #: are, before the next call, because that would begin with the same sockets.
+        self._ready: list[tuple[int, int]] = []
 
     async def run(self) -> None:
-        """Wake tasks until cancelled."""
+        """Read from the sockets until cancelled."""
         if not hasattr(select, "epoll"):
             return
         with select.epoll() as epoll:
             self.epoll = epoll
-            trio.lowlevel.add_instrument(self)
             try:
                 while self.epoll is not None:
                     await trio.lowlevel.wait_readable(epoll.fileno())
-                    if not self.is_busy:
-                        self._wake()
+                    self._read(epoll)
             finally:
                 self._give_up()
-                trio.lowlevel.remove_instrument(self)
 
-    def after_io_wait(self, timeout: float) -> None:
-        """Begin a round, and wake the tasks of readable sockets in a busy one; called by Trio."""
-        self.is_busy, self.waits = self.waits >= _MANY, 0
-        if self.is_busy:
-            self._wake()
-
-    def _wake(self) -> None:
-        """Wake the tasks of readable sockets. After an error, all of them wait as usual."""
-        epoll = self.epoll
-        if epoll is None:
-            return
+    def _read(self, epoll: select.epoll) -> None:
+        """Let connections read as long as the round has time; the others follow in the next one."""
         try:
-            for fileno, _ in epoll.poll(0, _AT_ONCE):
-                reader = self.by_fileno[fileno]
-                if reader.is_waiting:
-                    reader.is_waiting = False
-                    trio.lowlevel.reschedule(reader.task)
-                else:
-                    epoll.unregister(fileno)
-                    reader.is_registered = False
+            if not self._ready:
+                self._ready = epoll.poll(0, _AT_ONCE)
+                self._ready.reverse()
+            while self._ready:
+                self._read_one(epoll, self._ready.pop()[0])
+                if time.perf_counter() > self._rounds.until:
+                    break
         except Exception:
-            logger.exception("waiting for clients' messages failed")
+            logger.exception("reading clients' messages failed")
             self._give_up()
 
+    def _read_one(self, epoll: select.epoll, fileno: int) -> None:
+        reader = self.by_fileno.get(fileno)
+        if reader is None or not reader.is_waiting:
+            # Since the event, its task may have ended, and another socket may have its number.
+            with suppress(OSError):
+                epoll.unregister(fileno)
+            if reader is not None:
+                reader.is_registered = False
+        elif reader.receiver.receive_nowait() and reader.is_waiting:
+            reader.is_waiting = False
+            trio.lowlevel.reschedule(reader.task)
+
     def _give_up(self) -> None:
-        """Let all tasks read, and wait as usual from now on."""
+        """Let each task read from its own socket from now on."""
         self.epoll = None
+        self._ready.clear()
         for reader in self.by_fileno.values():
             reader.is_registered = False
             if reader.is_waiting:

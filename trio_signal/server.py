@@ -158,7 +158,8 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
     refuses the server, or the database cannot be used.
     """
     limits, metrics = Limits(settings), Metrics()
-    rounds, alarms, readers = Rounds(), Alarms(), Readers()
+    rounds, alarms = Rounds(), Alarms()
+    readers = Readers(rounds)
     async with (
         open_bus(settings) as (bus, notes),
         open_board(settings, bus, metrics) as announcements,
@@ -194,7 +195,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             ("the flusher", hub.flusher.run),
             ("the event loop's rounds", rounds.run),
             ("the connections' alarms", alarms.run),
-            ("waiting for clients' messages", readers.run),
+            ("reading clients' messages", readers.run),
             ("reporting who is online", hub.online.run),
             *([("moving sessions", hub.handover.run)] if hub.handover else []),
             *([("relaying broadcasts", relays.run)] if relays is not None else []),

@@ -1,7 +1,8 @@
 """Service: carries out the commands of sessions' dialects."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import assert_never
 
 import trio
 from msgspec.structs import replace
@@ -27,6 +28,7 @@ from trio_signal.messages.commands import (
     AskAnnouncement,
     AskLive,
     Authenticate,
+    Blocking,
     Claim,
     Close,
     Confirm,
@@ -135,6 +137,15 @@ class Service:
 
     async def perform(self, session: Session, actions: Iterable[Action]) -> None:
         """Carry out actions of the dialect; may block on the bus or on a key set."""
+        left = iter(actions)
+        while (blocking := self.perform_nowait(session, left)) is not None:
+            await self.perform_blocking(session, blocking)
+
+    def perform_nowait(self, session: Session, actions: Iterator[Action]) -> Blocking | None:
+        """Carry out actions until one may block; return that one. Does not block.
+
+        The caller carries it out with `perform_blocking`, and calls this again for the rest.
+        """
         hub = self.hub
         for action in actions:
             match action:
@@ -148,46 +159,25 @@ class Service:
                     if text:
                         session.answer(text)
                     self._count_malformed(session)
-                    return
+                    return None
                 case Send(text=text):
                     session.answer(text)
-                case Join():
-                    await hub.join(session, action)
-                case Authenticate():
-                    await self._authenticate(session, action)
                 case Confirm():
                     session.tell(confirm(session, action))
-                case Renew():
-                    discount(session)
-                    await self._renew(session, action)
                 case ReportQuality():
                     session.owes += REPORT_COST
                     if self.settings.quality_interval:
                         self.metrics.count_quality(action)
-                case AskLive():
-                    await hub.live.ask(session, action)
-                case RejoinRooms():
-                    await self.rejoin(session)
                 case HearAnnouncements():
                     self._announcements.subscribe(session)
-                case OpenInbox():
-                    await hub.open_inbox(session, action)
-                case SendPrivate() | SetPrivateTyping() | SendReceipt():
-                    await hub.tell_user(session, action)
                 case Appear():
                     hub.online.add(session)
                 case Move():
                     hub.online.move(session, action)
-                case AskAnnouncement():
-                    await self._announcements.show(session)
                 case Acknowledge():
                     self._announcements.note(session, action.announcement_id)
-                case Claim():
-                    await hub.names.claim(session, action)
                 case Release():
                     hub.names.remove(session, hold=False)
-                case Subscribe():
-                    await hub.topics.subscribe(session, action)
                 case Unsubscribe():
                     hub.topics.unsubscribe(session, action)
                 case Publish():
@@ -198,9 +188,44 @@ class Service:
                     session.wake(session.deadlines.idle_ping_at)
                 case Close():
                     session.close(action)
+                case (
+                    (Join() | Authenticate() | Renew() | AskLive() | RejoinRooms() | OpenInbox())
+                    | (SendPrivate() | SetPrivateTyping() | SendReceipt())
+                    | (AskAnnouncement() | Claim() | Subscribe())
+                ):
+                    return action
                 case _:
                     hub.handle(session, action)
         session.malformed = 0
+        return None
+
+    async def perform_blocking(self, session: Session, action: Blocking) -> None:
+        """Carry out an action that may block on the bus, the database or a key set."""
+        hub = self.hub
+        match action:
+            case Join():
+                await hub.join(session, action)
+            case Authenticate():
+                await self._authenticate(session, action)
+            case Renew():
+                discount(session)
+                await self._renew(session, action)
+            case AskLive():
+                await hub.live.ask(session, action)
+            case RejoinRooms():
+                await self.rejoin(session)
+            case OpenInbox():
+                await hub.open_inbox(session, action)
+            case SendPrivate() | SetPrivateTyping() | SendReceipt():
+                await hub.tell_user(session, action)
+            case AskAnnouncement():
+                await self._announcements.show(session)
+            case Claim():
+                await hub.names.claim(session, action)
+            case Subscribe():
+                await hub.topics.subscribe(session, action)
+            case _:
+                assert_never(action)
 
     @property
     def _announcements(self) -> Announcements:

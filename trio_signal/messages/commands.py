@@ -323,25 +323,29 @@ RoomCommand = (
 )
 #: Private messages to one user, who need not be in the same room.
 PrivateCommand = SendPrivate | SetPrivateTyping | SendReceipt
-Command = (
+#: Commands that may block, on the bus, the database or a key set. The others never do.
+Blocking = (
     Authenticate
     | Renew
-    | Confirm
     | Join
-    | ReportQuality
     | AskLive
     | RejoinRooms
-    | HearAnnouncements
-    | Appear
-    | Move
     | OpenInbox
     | PrivateCommand
     | AskAnnouncement
-    | Acknowledge
     | Claim
+    | Subscribe
+)
+Command = (
+    Blocking
+    | Confirm
+    | ReportQuality
+    | HearAnnouncements
+    | Appear
+    | Move
+    | Acknowledge
     | Release
     | SignalName
-    | Subscribe
     | Unsubscribe
     | Publish
     | RoomCommand
