@@ -8,7 +8,9 @@ import trio
 
 from tests.clients import Client, Service
 from tests.relay.cast import Served, described, serve_relayed, until
+from trio_signal.relay import broadcast
 from trio_signal.relay import viewers as legs
+from trio_signal.relay.relays import TICK
 
 
 def live(user: str) -> str:
@@ -58,6 +60,42 @@ async def test_listeners_of_live_are_relayed(served: Served) -> None:
         await ann.send("live_stop", room_id="r")
         await ann.wait_for("live_peer_left", user_id=relay)
         await until(lambda: not server.ingests and not server.viewings)
+
+
+async def test_a_viewer_that_was_live_itself_is_relayed_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as a viewer, so its media are not stopped as unused."""
+    service, server = served
+    async with AsyncExitStack() as stack:
+        clients = []
+        for name in ("ann", "bob", "eve"):
+            clients.append(await stack.enter_async_context(service.connect(live(name))))
+            await clients[-1].send("join_room", room_id="r")
+            await clients[-1].wait_for("joined_room")
+            await service.quiesce()
+        ann, _, eve = clients
+        await ann.send("live_start", room_id="r")
+        relay = (await ann.wait_for("live_peer_joined", username="Viewers"))["user_id"]
+        await ann.send(
+            "live_offer", room_id="r", target_user_id=relay, payload=described("offer", "7")
+        )
+        await ann.wait_for("live_answer", from_user_id=relay)
+        await eve.wait_for("live_peer_joined", user_id="ann")
+        await eve.send("live_start", room_id="r")
+        await ann.wait_for("live_peer_joined", user_id="eve")
+        await trio.sleep(2 * TICK)
+        await eve.send("live_stop", room_id="r")
+        await ann.wait_for("live_peer_left", user_id="eve")
+        await eve.send("live_status", room_id="r")
+        await eve.wait_for("live_offer", from_user_id="ann")
+        reply = described("answer", "9")
+        await eve.send("live_answer", room_id="r", target_user_id="ann", payload=reply)
+        await until(lambda: server.viewings[0].descriptions)
+        monkeypatch.setattr(broadcast, "IDLE", 0.1)
+        await trio.sleep(1.5)
+        assert server.viewings
+        assert not [m for m in await ann.settle() if m.get("user_id") in ("eve", relay)]
 
 
 async def test_viewers_of_room_are_relayed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

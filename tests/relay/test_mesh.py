@@ -151,3 +151,29 @@ async def test_relaying_follows_sessions_to_other_replicas(redis_url: str) -> No
         await eve.settle()
         said = {message["type"] for client in (ann, eve) for message in client.log}
         assert said.isdisjoint({"user_left", "broadcast_stopped", "relay_over", "error"})
+
+
+async def test_a_relayed_viewer_that_goes_live_is_served_directly(served: Served) -> None:
+    """It is no viewer any more, so the media server ends its leg, and the broadcaster takes over.
+
+    When it stops, it is a viewer again, and is placed as a newcomer is.
+    """
+    service, server = served
+    async with (
+        service.connect("/ws/r") as ann,
+        service.connect("/ws/r") as bob,
+        service.connect("/ws/r") as eve,
+    ):
+        for client, name in ((ann, "ann"), (bob, "bob"), (eve, "eve")):
+            await enter(client, name)
+        await ann.send("broadcast_start")
+        relay = (await ann.wait_for("relay", **{"for": ["eve"]}))["offer_to"]
+        await ann.send("offer", to=relay, offer=described("offer", "7"))
+        await eve.wait_for("offer", relay=True)
+        await until(lambda: server.viewings)
+        await eve.send("broadcast_start")
+        await until(lambda: not server.viewings)
+        await ann.wait_for("relay", offer_to=None, **{"for": ["eve"]})
+        await eve.send("broadcast_stop")
+        await ann.wait_for("relay", offer_to=relay, **{"for": ["eve"]})
+        await eve.wait_for("offer", relay=True)

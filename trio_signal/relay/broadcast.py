@@ -100,8 +100,12 @@ class Broadcast:
         return self.scope is None and bool(self.places.relayed) and not self._is_impossible
 
     def seat(self, viewer: Member) -> None:
-        """Place a new viewer: direct or relayed."""
+        """Place a new viewer: direct or relayed. One that has gone live loses its place."""
+        was_relayed = viewer.peer_id in self.places.relayed
         self.places.forget_gone(self.room.members)
+        me = self.room.members.get(self.peer_id)
+        if was_relayed and viewer.live is not None and me is not None and me.relays:
+            self.counterpart.serve_directly(viewer)  # others learn it from the event itself
         if self.places.take(viewer, self._limit):
             self._warn([viewer.peer_id])
         self._tell_direct()

@@ -114,18 +114,21 @@ class Relays:
     def hear(self, room: LocalRoom, event: RoomEvent) -> None:
         """Process an event in a room, before its peers receive it."""
         match event:
-            case StoppedLive():
-                pass
+            case StoppedLive(member=member):
+                if (viewer := room.members.get(member.peer_id)) is not None:
+                    self._seat(room, viewer)
             case _ if not room.live:
                 return
-            case WentLive(member=member) if member.peer_id in room.own:
-                self._went_live(room, member)
+            case WentLive(member=member):
+                self._seat(room, member)
+                if member.peer_id in room.own:
+                    self._went_live(room, member)
             case Joined(member=member):
                 self._seat(room, member)
             case Rejoined(member=member):
                 self._seat(room, member)
                 self._viewers.renew(room.id, member.peer_id)
-            case WentLive() | Left() | Routed():
+            case Left() | Routed():
                 pass
             case _:
                 return
