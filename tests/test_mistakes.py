@@ -129,6 +129,15 @@ MISTAKES = (
         "tokens; try: openssl rand -base64 48",
     ),
     (
+        "TRIO_SIGNAL_STUN_URLS=stun.example.com:3478 serve",
+        "TRIO_SIGNAL_STUN_URLS must list STUN servers, as stun:HOST or stun:HOST:PORT",
+    ),
+    (
+        "TRIO_SIGNAL_TURN_URLS=turn://example.com serve",
+        "TRIO_SIGNAL_TURN_URLS must list TURN servers, as turn:HOST:PORT, turns:HOST or "
+        "turn:HOST?transport=tcp, or be cloudflare:KEY_ID alone",
+    ),
+    (
         "TRIO_SIGNAL_TURN_URLS=turn:example.com serve",
         "TRIO_SIGNAL_TURN_URLS needs TRIO_SIGNAL_TURN_SECRET as well",
     ),

@@ -19,7 +19,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from trio_signal.dialects import DIALECTS
 from trio_signal.hosts import host_of, is_loopback, is_of_this_machine, name_of, origin_matches
 from trio_signal.keys import read_api_keys, read_public_key, secret_key
-from trio_signal.urls import read_relay_urls
+from trio_signal.urls import (
+    HOSTED_TURN,
+    read_relay_urls,
+    read_stun_urls,
+    read_turn_urls,
+    read_webhook_urls,
+)
 
 #: The prefix of our own variables.
 PREFIX = "TRIO_SIGNAL_"
@@ -32,7 +38,6 @@ MIN_API_KEY = 32
 ADDRESS_FACTOR = 20
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
 _REDIS_URL = re.compile(r"((redis|valkey)s?|rediss?\+sentinel|unix)://.", re.IGNORECASE)
-_HOSTED_TURN = re.compile(r"cloudflare:([A-Za-z0-9_-]{1,64})")
 _DATABASE_URL = re.compile(r"(sqlite:///|postgres(ql(\+psycopg)?)?://).", re.IGNORECASE)
 
 
@@ -184,11 +189,11 @@ class Settings(BaseSettings):
     # STUN and TURN
 
     #: STUN servers offered to clients, a comma-separated list of `stun:host:port`.
-    stun_urls: CommaList = ()
+    stun_urls: Annotated[CommaList, AfterValidator(read_stun_urls)] = ()
     #: TURN servers offered to clients, a comma-separated list of `turn:host:port`, or
     #: `cloudflare:KEY_ID` for [Cloudflare's](security.md#a-hosted-turn-service); requires
     #: `TRIO_SIGNAL_TURN_SECRET`.
-    turn_urls: CommaList = ()
+    turn_urls: Annotated[CommaList, AfterValidator(read_turn_urls)] = ()
     #: Secret shared with coturn (`static-auth-secret`); short-lived credentials are derived
     #: from it. For Cloudflare: the API token of the key.
     turn_secret: SecretStr | None = None
@@ -219,7 +224,7 @@ class Settings(BaseSettings):
     api_keys: SecretStr | None = None
     #: URLs where your backend receives webhooks, a comma-separated list; requires
     #: `TRIO_SIGNAL_API_KEYS`: the first key's secret signs them.
-    webhook_urls: CommaList = ()
+    webhook_urls: Annotated[CommaList, AfterValidator(read_webhook_urls)] = ()
     #: Seconds between reports of browser clients about the quality of their calls; 30 is a good
     #: value, and 0 turns them off.
     quality_interval: float = Field(0, ge=0)
@@ -310,14 +315,6 @@ class Settings(BaseSettings):
             read_api_keys(value.get_secret_value())
         return value
 
-    @field_validator("webhook_urls")
-    @classmethod
-    def _check_webhook_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for url in value:
-            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-                raise ValueError("must list URLs that begin with https:// or http://")
-        return tuple(dict.fromkeys(value))
-
     @model_validator(mode="after")
     def _check_webhooks(self) -> Self:
         if self.webhook_urls and self.api_keys is None:
@@ -356,11 +353,6 @@ class Settings(BaseSettings):
     def _check_turn(self) -> Self:
         if self.turn_urls and self.turn_secret is None:
             raise ValueError("TRIO_SIGNAL_TURN_URLS needs TRIO_SIGNAL_TURN_SECRET as well")
-        hosted = any(url.startswith("cloudflare:") for url in self.turn_urls)
-        if hosted and hosted_turn_key(self) is None:
-            raise ValueError(
-                "TRIO_SIGNAL_TURN_URLS must be cloudflare:KEY_ID alone, or a list of turn:host:port"
-            )
         return self
 
     @property
@@ -440,7 +432,7 @@ class Settings(BaseSettings):
 
 def hosted_turn_key(settings: Settings) -> str | None:
     """The id of the key at Cloudflare's TURN service; None if that is not used."""
-    key = _HOSTED_TURN.fullmatch(",".join(settings.turn_urls))
+    key = HOSTED_TURN.fullmatch(",".join(settings.turn_urls))
     return key[1] if key else None
 
 
