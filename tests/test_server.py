@@ -7,9 +7,10 @@ import trio.testing
 from tests.clients import PATIENCE, Service
 from tests.conftest import settings
 from tests.raw import open_raw
+from trio_signal.config import pause_before_draining
 from trio_signal.environment import load_settings
 from trio_signal.outbox import Outbox
-from trio_signal.server import open_server, pause_before_draining
+from trio_signal.server import open_server
 from trio_signal.session import Session
 
 

@@ -36,6 +36,8 @@ _PeerJsKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 MIN_API_KEY = 32
 #: Default budget of an address, as a multiple of that of one connection.
 ADDRESS_FACTOR = 20
+#: Default seconds before a stopping server stops accepting, if there are other replicas.
+_PAUSE = 3.0
 _ORIGIN = re.compile(r"\*|https?://(\*\.)?[^/*\s]+")
 _REDIS_URL = re.compile(r"((redis|valkey)s?|rediss?\+sentinel|unix)://.", re.IGNORECASE)
 _DATABASE_URL = re.compile(r"(sqlite:///|postgres(ql(\+psycopg)?)?://).", re.IGNORECASE)
@@ -428,6 +430,12 @@ class Settings(BaseSettings):
     def _guards_host(self) -> bool:
         open_on_loopback = not self.wants_tokens and is_loopback(self.host)
         return open_on_loopback and not self.trusted_proxies
+
+
+def pause_before_draining(settings: Settings) -> float:
+    """Seconds in which load balancers can notice that this replica is about to stop."""
+    default = 0.0 if settings.redis_url is None else _PAUSE
+    return default if settings.drain_pause is None else settings.drain_pause
 
 
 def hosted_turn_key(settings: Settings) -> str | None:

@@ -17,7 +17,7 @@ from trio_signal.backend import AsyncServerApi, ServerApi, ServerApiError, verif
 from trio_signal.bus import Bus
 from trio_signal.bus.memory import MemoryBus
 from trio_signal.bus.redis import RedisBus, open_redis_bus
-from trio_signal.config import Settings, hosted_turn_key
+from trio_signal.config import Settings, hosted_turn_key, pause_before_draining
 from trio_signal.dialects import DIALECTS
 from trio_signal.errors import CloseCode, Reason
 from trio_signal.hooks import SignatureError
@@ -65,8 +65,6 @@ logger = logging.getLogger(__name__)
 
 #: Maximum seconds to notify the other replicas of the end. If Redis is gone, the lease expires.
 RETIRE_TIMEOUT = 1.0
-#: Default seconds before a stopping server stops accepting, if there are other replicas.
-_PAUSE = 3.0
 #: Seconds to wait at the start for credentials of a hosted TURN service.
 FIRST_CREDENTIALS = 2.0
 #: The fraction of the drain time in which all peers are closed.
@@ -269,13 +267,6 @@ def open_relays(hub: Hub, settings: Settings) -> Relays | None:
     nodes = nodes_of(settings)
     limits = RelayLimits(settings.relay_from, settings.max_viewers, settings.max_relay_viewers)
     return hub.relay_through(nodes, limits) if nodes else None
-
-
-def pause_before_draining(settings: Settings) -> float:
-    """Seconds in which load balancers can notice that this replica is about to stop."""
-    if settings.drain_pause is not None:
-        return settings.drain_pause
-    return 0.0 if settings.redis_url is None else _PAUSE
 
 
 async def open_sockets(settings: Settings) -> list[socket.socket]:

@@ -18,7 +18,7 @@ from functools import partial
 
 import trio
 
-from trio_signal.config import Settings
+from trio_signal.config import Settings, pause_before_draining
 from trio_signal.errors import WorkerError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ BACKOFF = 0.5
 MAX_BACKOFF = 30.0
 #: Seconds after which a worker counts as healthy, and its backoff is reset.
 HEALTHY = 60.0
-#: Seconds after the drain time until a worker that does not stop is killed.
+#: Seconds after its pause and the drain time until a worker that does not stop is killed.
 GRACE = 2.0
 
 
@@ -38,9 +38,9 @@ async def open_workers(
 ) -> AsyncIterator[tuple[str, int]]:
     """Keep `settings.workers` workers running while the block runs; yields their address.
 
-    The block begins when all workers serve. Leaving it stops them gracefully, and blocks for the
-    drain time and `GRACE` at most; `hurry` kills them earlier. Raises OSError if the port or a
-    process is not available, and WorkerError if a worker fails to start at first.
+    The block begins when all workers serve. Leaving it stops them gracefully, and blocks for their
+    pause, the drain time and `GRACE` at most; `hurry` kills them earlier. Raises OSError if the
+    port or a process is not available, and WorkerError if a worker fails to start at first.
     """
     with _reserve(settings) as reserved:
         host, port, *_ = reserved.getsockname()
@@ -77,7 +77,7 @@ class _Worker:
     """One worker: starts and restarts its process."""
 
     def __init__(self, settings: Settings, host: str, port: int, hurry: trio.Event) -> None:
-        self._drain = settings.drain
+        self._patience = pause_before_draining(settings) + settings.drain + GRACE
         self._hurry = hurry
         self._command = [sys.executable, "-m", "trio_signal", "serve"]
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else ""
@@ -143,6 +143,6 @@ class _Worker:
 
     async def _stop(self, process: trio.Process) -> None:
         process.terminate()
-        with trio.move_on_after(self._drain + GRACE):
+        with trio.move_on_after(self._patience):
             await self._hurry.wait()
         process.kill()

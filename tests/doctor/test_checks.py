@@ -113,6 +113,7 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, object], str, str]] = [
     ({"heartbeat": 60}, {}, "heartbeat", "failed"),
     ({"heartbeat": 60}, {"platform": None}, "heartbeat", "warning"),
     ({"drain": 30}, {}, "drain", "failed"),
+    ({"drain_pause": 20}, {}, "drain", "failed"),
     ({"drain": 30}, {"platform": None}, "drain", "warning"),
     ({"log_level": "debug"}, {}, "log_level", "warning"),
     ({"turn_urls": ""}, {}, "turn", "warning"),

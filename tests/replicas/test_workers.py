@@ -72,6 +72,19 @@ async def test_sigterm_to_the_parent_stops_all_workers(tmp_path: Path) -> None:
         assert parent.logged("Traceback") == []
 
 
+async def test_workers_have_the_time_to_pause_and_to_drain(tmp_path: Path) -> None:
+    """Load balancers notice first that they stop; only then are their clients closed."""
+    settings = {"TRIO_SIGNAL_DRAIN_PAUSE": 4, "TRIO_SIGNAL_DRAIN": 1}
+    async with open_workers(tmp_path, 2, **settings) as (parent, redis), open_party() as party:
+        guests = [await party.join(f"guest-{i}", parent) for i in range(4)]
+        await party.agree()
+        assert await parent.end(signal.SIGTERM) == 0
+        for guest in guests:
+            assert (await guest.wait_gone()).code == 1001
+        party.lost.clear()
+        assert await kept_keys(redis) == []
+
+
 async def test_workers_end_when_the_parent_is_killed(tmp_path: Path) -> None:
     async with open_workers(tmp_path) as (parent, redis), open_party() as party:
         guests = [await party.join(f"guest-{i}", parent) for i in range(6)]

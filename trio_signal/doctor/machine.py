@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from trio_signal.config import hosted_turn_key
+from trio_signal.config import hosted_turn_key, pause_before_draining
 from trio_signal.doctor.facts import Facts, PublicFacts
 from trio_signal.doctor.verdicts import Verdict, fail, is_public, ok, warn
 from trio_signal.hosts import is_loopback
@@ -11,7 +11,7 @@ from trio_signal.hosts import is_loopback
 #: Seconds after which common proxies end an idle connection: Heroku 55, nginx and others 60.
 IDLE_TIMEOUT = 55.0
 #: Seconds from SIGTERM to SIGKILL on Heroku and Kubernetes. Our server ends at most two seconds
-#: after `DRAIN`.
+#: after its pause and `DRAIN`.
 KILL = 30.0
 _GRACE = 2.0
 #: Open files besides connections: database, Redis, threads, and HTTP.
@@ -138,11 +138,13 @@ def heartbeat(facts: Facts) -> Verdict:
 
 def drain(facts: Facts) -> Verdict:
     """A shutdown that takes longer than the platform waits."""
-    seconds = facts.settings.drain
-    if seconds + _GRACE < KILL:
-        return ok(f"the server stops within {seconds + _GRACE:g} s")
-    says = f"stopping takes up to {seconds + _GRACE:g} s; platforms kill after {KILL:g} s"
-    mend = "set TRIO_SIGNAL_DRAIN=10, or make the platform wait longer"
+    pause = pause_before_draining(facts.settings)
+    seconds = pause + facts.settings.drain + _GRACE
+    if seconds < KILL:
+        return ok(f"the server stops within {seconds:g} s")
+    says = f"stopping takes up to {seconds:g} s; platforms kill after {KILL:g} s"
+    shorter = "TRIO_SIGNAL_DRAIN=10" if pause < KILL / 2 else "TRIO_SIGNAL_DRAIN_PAUSE=5"
+    mend = f"set {shorter}, or make the platform wait longer"
     return fail(says, mend) if facts.platform is not None else warn(says, mend)
 
 
