@@ -128,6 +128,7 @@ MISTAKES = (
         "TRIO_SIGNAL_USERS_FILE needs TRIO_SIGNAL_JWT_SECRET as well, to sign its users' "
         "tokens; try: openssl rand -base64 48",
     ),
+    ("tail lobby --url signal..example.com", f"--url {_URL} 'signal..example.com'"),
     (
         "TRIO_SIGNAL_STUN_URLS=stun.example.com:3478 serve",
         "TRIO_SIGNAL_STUN_URLS must list STUN servers, as stun:HOST or stun:HOST:PORT",
@@ -321,3 +322,11 @@ def test_help_and_version_import_little() -> None:
         modules = done.stderr.splitlines()[-1].split()
         heavy = {"trio", "pydantic_settings", "msgspec", "rich", "httpx", "sqlalchemy", "quart"}
         assert heavy.isdisjoint(modules), arguments
+
+
+@pytest.mark.parametrize("command", ["serve", "serve --check", "webhooks listen --secret s"])
+def test_host_that_cannot_be_looked_up_is_reported(command: str) -> None:
+    done = run(*command.split(), "--host", "127.0..1")
+    assert done.exit_code == 1
+    (line,) = done.stderr.splitlines()
+    assert re.match(r"trio-signal: cannot (serve|listen) on 127\.0\.\.1:\d+: .*label empty", line)

@@ -28,7 +28,7 @@ def listen(host: str, port: int, secret: str | None, *, as_json: bool) -> None:
         secret = secrets[0]
     try:
         trio.run(_listen, host, port, partial(_tell, secret, as_json))
-    except* OSError as errors:
+    except* (OSError, UnicodeError) as errors:  # the latter if the host cannot be a name
         fail(f"cannot listen on {host}:{port}: {errors.exceptions[0]}")
     except* KeyboardInterrupt:
         pass

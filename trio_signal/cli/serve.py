@@ -45,7 +45,8 @@ def run(*, check: bool, share: bool, **options: object) -> None:
             trio.run(_serve, settings, sharing)
     except* SettingError as errors:
         fail(str(first_of(errors)), 2)
-    except* (OSError, ConfigError, WorkerError) as errors:
+    except* (OSError, UnicodeError, ConfigError, WorkerError) as errors:
+        # UnicodeError if the host cannot be looked up, as 127.0..1.
         fail(f"cannot serve on {settings.host}:{settings.port}: {reason(first_of(errors))}")
 
 

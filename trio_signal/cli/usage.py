@@ -204,6 +204,7 @@ def server_url(text: str) -> str:
             url = f"{'http' if here else 'https'}://{url}"
         parts = urlsplit(url)
         scheme = _SCHEMES.get(parts.scheme, "")
+        (parts.hostname or "").encode("idna")  # as a lookup does; raises ValueError
         is_valid = parts.hostname and parts.port != 0 and not re.search(r"\s|:$", parts.netloc)
     except ValueError:
         is_valid = False

@@ -168,6 +168,8 @@ async def look_at_port(settings: Settings) -> str:
     """Whether the server could listen."""
     try:
         listeners = await trio.open_tcp_listeners(settings.port, host=settings.host)
+    except UnicodeError as error:  # it cannot be looked up, as 127.0..1
+        return str(error)
     except OSError as error:
         return "ours" if await _is_ours(settings) else f"{error.strerror or error}"
     for listener in listeners:
