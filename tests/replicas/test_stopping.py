@@ -1,6 +1,10 @@
 """Replicas that stop do so in time, and their clients are told."""
 
 import signal
+import socket
+import subprocess
+import sys
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -10,7 +14,13 @@ import trio
 from tests.raw import open_raw
 from tests.redis.server import HOST
 from tests.replicas.guests import Guest, Party, open_party
-from tests.replicas.processes import STARTING, Cluster, Replica, open_cluster
+from tests.replicas.processes import (
+    STARTING,
+    Cluster,
+    Replica,
+    open_cluster,
+    server_environment,
+)
 from tests.replicas.test_workers import is_running, open_workers, workers
 
 #: An incomplete request, which delays everything that waits for its answer.
@@ -113,3 +123,32 @@ async def test_a_second_sigint_to_the_parent_stops_at_once(tmp_path: Path) -> No
             assert await parent.end(signal.SIGINT) == 0
         await parent.wait_all_gone()
         assert not any(map(is_running, processes))
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+async def test_second_sigint_ends_a_server_that_still_starts(options: tuple[str, ...]) -> None:
+    """Its Redis accepts connections, and says nothing for longer than this takes."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        environment: dict[str, object] = {
+            "REDIS_URL": f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        }
+        async with trio.open_nursery() as nursery:
+            process: trio.Process = await nursery.start(
+                partial(
+                    trio.run_process,
+                    [sys.executable, "-m", "trio_signal", "serve", "--port", "0", *options],
+                    env=server_environment(environment),
+                    stdout=subprocess.DEVNULL,
+                    check=False,
+                )
+            )
+            with trio.fail_after(STARTING):
+                await trio.lowlevel.wait_readable(silent)
+            began = trio.current_time()
+            process.send_signal(signal.SIGINT)
+            await trio.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            with trio.fail_after(STARTING):
+                assert await process.wait() == 0
+            assert trio.current_time() - began < 3

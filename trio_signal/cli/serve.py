@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import trio
 import typer
@@ -75,9 +75,9 @@ async def _check(settings: Settings) -> None:
 async def _serve(settings: Settings, sharing: Sharing | None) -> None:
     """Serve, and print the address, until a signal comes; a worker also ends with its parent.
 
-    A second SIGINT skips the wait for open connections.
+    A second SIGINT skips the wait for open connections, and for a server that still starts.
     """
-    hurry = trio.Event()
+    hurry, stop, workers = trio.Event(), trio.Event(), trio.CancelScope()
     # The old handler returns after the block; a late SIGTERM must not change the exit code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -87,12 +87,15 @@ async def _serve(settings: Settings, sharing: Sharing | None) -> None:
                 if settings.workers > 1
                 else open_server(settings, sharing)
             )
-            async with server as (host, port, *_):
-                _tune_gc()
-                _warn_of_admission(settings)
-                _say_where(host, port, sharing)
-                interrupts = await _until_stopped(signals, settings)
-                nursery.start_soon(_until_interrupted, signals, 2 - interrupts, hurry, nursery)
+            # Cancelling workers stops them gracefully, also if one of them never becomes ready.
+            end = workers.cancel if settings.workers > 1 else stop.set
+            nursery.start_soon(_heed, signals, settings, end, hurry, nursery)
+            with workers:
+                async with server as (host, port, *_):
+                    _tune_gc()
+                    _warn_of_admission(settings)
+                    _say_where(host, port, sharing)
+                    await stop.wait()
             nursery.cancel_scope.cancel()
 
 
@@ -102,6 +105,19 @@ def _say_where(host: str, port: int, sharing: Sharing | None) -> None:
     else:
         url = url_of("https", sharing.host, port)
         typer.echo(f"listening on {url}\n\n{sharing.invite(url, qr=sys.stdout.isatty())}")
+
+
+async def _heed(
+    signals: AsyncIterator[int],
+    settings: Settings,
+    end: Callable[[], object],
+    hurry: trio.Event,
+    nursery: trio.Nursery,
+) -> None:
+    """Call `end` at the first signal; stop at once at the second SIGINT."""
+    interrupts = await _until_stopped(signals, settings)
+    end()
+    await _until_interrupted(signals, 2 - interrupts, hurry, nursery)
 
 
 async def _until_stopped(signals: AsyncIterator[int], settings: Settings) -> int:
