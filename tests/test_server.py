@@ -108,3 +108,13 @@ def test_single_replica_does_not_pause_before_draining(
     given: dict[str, object], seconds: float
 ) -> None:
     assert pause_before_draining(load_settings(**given)) == seconds
+
+
+@pytest.mark.parametrize("worker", [False, True])
+async def test_any_address_of_ipv6_is_any_address_of_ipv4_too(worker: bool) -> None:
+    """Health checks and proxies of a machine with both may use either."""
+    with trio.fail_after(PATIENCE):
+        async with open_server(settings(host="::", worker=worker)) as server:
+            assert server.host == "::"
+            for host in ("127.0.0.1", "::1"):
+                await (await trio.open_tcp_stream(host, server.port)).aclose()

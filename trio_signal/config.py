@@ -263,7 +263,7 @@ class Settings(BaseSettings):
     @field_validator("dialects")
     @classmethod
     def _check_dialects(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
+        for name in value or ("",):
             if name not in DIALECTS:
                 raise ValueError(
                     f"must list some of {', '.join(DIALECTS)}; {name!r} is not one of them"

@@ -36,7 +36,7 @@ from trio_signal.relay.parts import Limits as RelayLimits
 from trio_signal.relay.relays import Relays
 from trio_signal.rounds import Rounds
 from trio_signal.service import Service
-from trio_signal.sharing import Sharing
+from trio_signal.sharing import ANY_IPV6, Sharing
 from trio_signal.store import OutboxStore, sqlite_file
 from trio_signal.supervision import supervise
 from trio_signal.turn import HostedTurn
@@ -270,11 +270,17 @@ def open_relays(hub: Hub, settings: Settings) -> Relays | None:
 
 
 async def open_sockets(settings: Settings) -> list[socket.socket]:
-    """Open the listening sockets. Workers share a port, and the kernel distributes connections."""
-    if settings.worker:
+    """Open the listening sockets. Workers share a port, and the kernel distributes connections.
+
+    `::` stands for all addresses, also those of IPv4; Trio would listen on those of IPv6 only.
+    """
+    if settings.worker or settings.host == ANY_IPV6:
         sock = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if settings.worker:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if settings.host == ANY_IPV6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind((settings.host, settings.port))
         sock.listen(BACKLOG)
         sockets = [sock]

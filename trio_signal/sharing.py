@@ -18,9 +18,10 @@ from trio_signal.tls import make_certificate, make_context
 
 #: An address that nobody has (RFC 5737): packets for it would go to the default router.
 _ELSEWHERE = ("192.0.2.1", 9)
-#: The address that stands for all addresses of the machine.
+#: The addresses that stand for all addresses of the machine: of IPv4, and of both.
 ANY = "0.0.0.0"  # noqa: S104
-_ALL = {ANY, "::"}
+ANY_IPV6 = "::"
+_ALL = {ANY, ANY_IPV6}
 #: White on black, whatever the terminal's colours: not every phone can scan an inverted code.
 _CODE_LINE = "  \x1b[97;40m{}\x1b[0m\n"
 
