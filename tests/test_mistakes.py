@@ -155,6 +155,7 @@ MISTAKES = (
         "TRIO_SIGNAL_DIALECTS=, serve",
         "TRIO_SIGNAL_DIALECTS must list some of .*; '' is not one of them",
     ),
+    ("TRIO_SIGNAL_LEASE=inf serve", "TRIO_SIGNAL_LEASE must be a number, 1 or more, not 'inf'"),
     ("TRIO_SIGNAL_DRAIN=-1 serve", "TRIO_SIGNAL_DRAIN must be a number, 0 or more, not '-1'"),
     (
         "TRIO_SIGNAL_HEARTBEAT=20s serve",

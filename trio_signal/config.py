@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     #: signed.
     redis_ca_file: FilePath | None = None
     #: Seconds without a renewal after which a replica counts as dead.
-    lease: float = Field(10, ge=1)
+    lease: float = Field(10, ge=1, allow_inf_nan=False)
     #: Database for announcements and, without Redis, for the members to restore after a restart:
     #: `sqlite:///file`, or `postgresql://` (also `postgres://`) with the extra `postgres`.
     database_url: SecretStr = Field(
