@@ -1,5 +1,6 @@
 """What the doctor finds out about real services."""
 
+import signal
 import socket
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.conftest import Serve, settings
 from tests.coturn import run_coturn
 from tests.postgres import Postgres
 from tests.redis.server import free_port, open_redis_server
+from tests.test_watch import read_to_end, running
 from tests.tokens import jwk, private_key, run_key_server
 from trio_signal import cloudflare
 from trio_signal.bus import Caps
@@ -203,3 +205,15 @@ async def test_platforms_are_recognized(environment: dict[str, str], platform: s
     found = await look(environment)
     assert found.platform == platform
     assert found.cores > 0
+
+
+async def test_ctrl_c_stops_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Redis accepts connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        async with running("doctor") as process:
+            await trio.lowlevel.wait_readable(silent)
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 1
+            assert await read_to_end(process.stderr) == "trio-signal: stopped\n"

@@ -35,7 +35,10 @@ def _find(url: str | None) -> list[Finding]:
         settings = load_settings()
     except ConfigError as error:
         return wrong_settings(str(error), unknown_variables(os.environ))
-    return examine(trio.run(gather, settings, os.environ, url))
+    try:
+        return examine(trio.run(gather, settings, os.environ, url))
+    except* KeyboardInterrupt:  # it comes in a group
+        raise typer.Abort from None
 
 
 def _table(findings: list[Finding]) -> Table:
