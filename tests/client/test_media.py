@@ -185,3 +185,42 @@ async def test_work_in_the_thread_can_fail_and_be_cancelled(serve: Serve) -> Non
                     await tracks.run(last)
     assert scope.cancelled_caught
     assert ended
+
+
+async def test_work_in_the_thread_ends_with_the_block(serve: Serve) -> None:
+    begun = trio.Event()
+    refused = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    async def last() -> None:
+        token.run_sync_soon(begun.set)
+        await asyncio.sleep(1000)
+
+    async def work(tracks: media.Tracks) -> None:
+        with pytest.raises(MediaError, match="block of these tracks has ended"):
+            await tracks.run(last)
+        refused.set()
+
+    async with serve() as service, bots(service, "ann", "bob") as (ann, bob):
+        with trio.fail_after(PATIENCE):
+            async with going_live(ann, Card(audio=False)), trio.open_nursery() as nursery:
+                async with watch(bob, "ann") as tracks:
+                    nursery.start_soon(work, tracks)
+                    await begun.wait()
+                await refused.wait()
+                await work(tracks)
+
+
+async def test_the_connections_of_viewers_that_left_are_closed(serve: Serve) -> None:
+    """A viewer leaves the room before its connection ends."""
+    async with serve() as service, bot(service.base, "ann") as ann:
+        with trio.fail_after(PATIENCE):
+            async with going_live(ann, Card(audio=False)):
+                links = media._calls[ann]._media._links
+                async with bot(service.base, "bob") as bob, watch(bob, "ann"):
+                    await until(lambda: "bob" in links)
+                    await until(lambda: links["bob"][0].is_up)
+                    await bob.session.leave()
+                    await until(lambda: "bob" not in ann.peers)
+                    assert "bob" in links
+                await until(lambda: not links)

@@ -17,6 +17,7 @@ from aiortc import MediaStreamTrack, RTCIceServer
 from aiortc.contrib.media import MediaRelay
 
 from trio_signal.client.client import Client
+from trio_signal.client.errors import MediaError
 from trio_signal.client.events import Answer, Candidate, Event, Offer, PeerJoined, PeerLeft
 from trio_signal.client.link import Kind, Link
 from trio_signal.errors import TrioSignalError
@@ -130,8 +131,11 @@ class Calls:
     async def do(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run an asyncio function in the thread, and return its result or raise its exception.
 
-        If this is cancelled, the function is cancelled, and its end awaited.
+        If this is cancelled, the function is cancelled, and its end awaited. If the thread has
+        ended, or ends meanwhile, raises MediaError.
         """
+        if not self.users:
+            raise MediaError("the block of these tracks has ended")
         finished = trio.Event()
         doing: list[asyncio.Task[T]] = []
 
@@ -147,6 +151,8 @@ class Calls:
             with trio.CancelScope(shield=True):
                 await finished.wait()
             raise
+        if doing[0].cancelled():
+            raise MediaError("the block of these tracks has ended")
         return doing[0].result()
 
 
@@ -170,7 +176,8 @@ class _Media:
         #: Includes links that are closing.
         self._running: set[asyncio.Task[None]] = set()
         self._watched: set[str] = set()
-        self._present: set[str] = set()
+        #: Those who left the room while their connection was up: their links end with it.
+        self._gone: set[str] = set()
 
     def post(self, work: Callable[..., object], *args: object) -> None:
         """Call this in the thread; safe in any thread. Does not block."""
@@ -211,7 +218,6 @@ class _Media:
 
     def publish(self, player: Player, peer_ids: Sequence[str]) -> None:
         self._player = player
-        self._present = set(peer_ids)
         for peer_id in peer_ids:
             self._drop(peer_id)
             self._link(peer_id).open()
@@ -224,16 +230,25 @@ class _Media:
             self._link(peer_id).open()
 
     def joined(self, peer_id: str) -> None:
-        self._present.add(peer_id)
+        self._gone.discard(peer_id)
         if self._player is not None:
             self._link(peer_id).open()
 
     def left(self, peer_id: str) -> None:
-        """Ignore it: the peer's media may continue, and it may resume."""
-        self._present.discard(peer_id)
-        if peer_id not in self._links or not self._links[peer_id][0].is_up:
-            self._drop(peer_id)
-            self.tell(self._arrived, peer_id, None)
+        """Keep its connection while that is up: its media may continue, and it may resume."""
+        if peer_id in self._links and self._links[peer_id][0].is_up:
+            self._gone.add(peer_id)
+        else:
+            self._lose(peer_id)
+
+    def _ended(self, peer_id: str) -> None:
+        """A connection has ended: only a peer that is in the room can make another one."""
+        if peer_id in self._gone:
+            self._lose(peer_id)
+
+    def _lose(self, peer_id: str) -> None:
+        self._drop(peer_id)
+        self.tell(self._arrived, peer_id, None)
 
     def hear(self, kind: Kind, peer_id: str, payload: Any) -> None:
         if peer_id in self._watched or self._player is not None:
@@ -248,6 +263,7 @@ class _Media:
                 send=self._tracks,
                 receives=peer_id in self._watched,
                 connected=lambda tracks: self.tell(self._connected, peer_id, tracks),
+                ended=lambda: self._ended(peer_id),
             )
             running = self._loop.create_task(link.run())
             self._running.add(running)
@@ -266,6 +282,7 @@ class _Media:
         return [self._relay.subscribe(track) for track in tracks if track is not None]
 
     def _drop(self, peer_id: str) -> None:
+        self._gone.discard(peer_id)
         if peer_id in self._links:
             self._links.pop(peer_id)[1].cancel()
 

@@ -45,10 +45,12 @@ class Link:
         send: Callable[[], list[MediaStreamTrack]],
         receives: bool,
         connected: Callable[[Sequence[MediaStreamTrack]], None],
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         """`send` makes the tracks for a new connection; they belong to the link then.
 
-        `connected` receives the incoming tracks whenever a connection is up. Neither may block.
+        `connected` receives the incoming tracks whenever a connection is up. `ended` is called when
+        the connection has failed, or the peer has closed it. None of them may block.
         """
         self._ice_servers = ice_servers
         self._polite = polite
@@ -56,6 +58,7 @@ class Link:
         self._send = send
         self._receives = receives
         self._connected = connected
+        self._ended = ended
         self._inputs = asyncio.Queue[Callable[[], Awaitable[None]]](_WAITING)
         self._attempts = 0
         self._make()
@@ -131,9 +134,11 @@ class Link:
         if connection.is_up:
             self._attempts = 0
             self._connected(tuple(connection.incoming))
-        elif connection.has_failed and self._attempts < _ATTEMPTS:
-            self._attempts += 1
-            self._put(self._begin_and_open)
+        elif connection.has_ended:
+            if connection.has_failed and self._attempts < _ATTEMPTS:
+                self._attempts += 1
+                self._put(self._begin_and_open)
+            self._ended()
 
     async def _begin_and_open(self) -> None:
         await self._begin()

@@ -63,8 +63,13 @@ class PeerConnection:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the connection has failed or is closed."""
+        """Whether the connection has failed."""
         return self._pc.connectionState == "failed"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the connection has failed, or is closed."""
+        return self._pc.connectionState in ("failed", "closed")
 
     @property
     def local_sdp(self) -> str:
