@@ -137,6 +137,22 @@ async def test_leaving_ends_with_a_close_frame() -> None:
         visit.done()
 
 
+async def test_leaving_while_resuming_ends_with_a_close_frame() -> None:
+    """Otherwise the server would keep the peer, as one that may come back."""
+    async with open_fake() as fake:
+        fake.session = "one"
+        async with bot(fake.base, "ann"):
+            first = await fake.accept()
+            fake.resumes = True
+            await first.cut()
+            second = await fake.accept()
+        with pytest.raises(ConnectionClosed) as closed, trio.fail_after(PATIENCE):
+            await second.websocket.get_message()
+        assert closed.value.reason is not None
+        assert closed.value.reason.code == 1000
+        second.done()
+
+
 async def test_leaving_waits_until_the_last_messages_are_sent(serve: Serve) -> None:
     """Closing with unread data sends a reset, which may overtake earlier messages."""
     async with (

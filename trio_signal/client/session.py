@@ -166,7 +166,7 @@ class Session:
         if self.state == "joined":
             with trio.move_on_after(self.timing.goodbye):
                 await self._over.wait()
-        self.connection = None
+            self.connection = None
 
     async def say(self, message: Struct) -> None:
         """Pass a message to the connection; waits for one. Raises the reason if the session ended.
