@@ -224,3 +224,12 @@ async def test_the_connections_of_viewers_that_left_are_closed(serve: Serve) -> 
                     await until(lambda: "bob" not in ann.peers)
                     assert "bob" in links
                 await until(lambda: not links)
+
+
+async def test_publishing_that_is_cancelled_at_once_does_not_go_live_later(serve: Serve) -> None:
+    async with serve() as service, bot(service.base, "ann") as ann:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with publish(ann, Card()):
+                raise AssertionError
+        assert ann.broadcasting is None

@@ -208,8 +208,8 @@ async def publish(client: Client, player: Player) -> AsyncIterator[None]:
         track or None. Stopping it is up to you.
     """
     with _using(client) as calls, calls.publishing(player):
-        await client.broadcast("video" if player.video is not None else "audio")
         try:
+            await client.broadcast("video" if player.video is not None else "audio")
             yield
         except BaseException:
             with trio.move_on_after(_GOODBYE, shield=True), suppress(TrioSignalError):
