@@ -80,7 +80,8 @@ function stay(url, options, setView) {
   const failed = (error) => {
     if (!isOver) setView({ ...CLOSED, reason: error.message, error });
   };
-  join(url, options).then(entered, failed);
+  // Strict mode unmounts at once. A second attempt with the same client id could be overtaken by the first.
+  queueMicrotask(() => isOver || join(url, options).then(entered, failed));
   return () => {
     isOver = true;
     room?.leave();
