@@ -763,6 +763,26 @@ def measured(page: Page, peer: str, way: str) -> bool:
     return bool(page.evaluate(rows, [peer, way]) == ["camera"])
 
 
+def test_a_channel_with_invalid_options_harms_nothing_else(visit: Visit) -> None:
+    ada, bob = (enter(visit, "invalid", name) for name in ("Ada", "Bob"))
+    expect_told(ada, "peer", "Bob")
+    options = {"maxRetransmits": 1, "maxPacketLifeTime": 1}  # only one of the two is allowed
+    assert ada.evaluate(
+        """options => {
+            try {
+                peer('Bob').channel('odd', options);
+            } catch (error) {
+                return error.name;
+            }
+        }""",
+        options,
+    ) == "TypeError"
+    publish(ada)
+    expect_watching(bob)
+    ada.evaluate("peer('Bob').channel('odd').send('!')")
+    bob.wait_for_function("[...room.peers.values()][0].channel('odd').state === 'open'")
+
+
 def test_statistics_speakers_and_data_channels(visit: Visit) -> None:
     ada, bob = (visit("/tests/client.html", sound=name == "Ada") for name in ("Ada", "Bob"))
     for page, name in ((ada, "Ada"), (bob, "Bob")):

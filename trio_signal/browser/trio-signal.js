@@ -1517,10 +1517,21 @@ class Link {
     const beginsWithIt = !this.isPaired && this.#state === 'idle';
     for (const channel of this.#channels.unopened()) {
       if (!this.#polite || beginsWithIt || pc.sctp) {
-        channel.attach(pc.createDataChannel(channel.name, channel.init), () => isCarried(pc));
+        this.#openChannel(channel);
       } else if (this.#names) {
         this.#ask(false); // clients without names would not understand the request
       }
+    }
+  }
+
+  /** A channel that the browser refuses, because of its options, is closed: it must not be tried again. */
+  #openChannel(channel) {
+    const pc = this.#pc;
+    try {
+      channel.attach(pc.createDataChannel(channel.name, channel.init), () => isCarried(pc));
+    } catch (error) {
+      if (pc.signalingState !== 'closed') channel.close();
+      throw error;
     }
   }
 
