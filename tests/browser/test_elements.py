@@ -52,6 +52,28 @@ def test_elements_in_a_page_of_another_site(visit: Callable[..., Page], server: 
     expect(states.get_by_role("status").first).to_contain_text("will begin soon")
 
 
+LISTENERS = """
+    window.listeners = new Set();
+    const { mediaDevices } = navigator;
+    const { addEventListener: add, removeEventListener: remove } = EventTarget.prototype;
+    mediaDevices.addEventListener = (type, one) => { listeners.add(one); add.call(mediaDevices, type, one); };
+    mediaDevices.removeEventListener = (type, one) => { listeners.delete(one); remove.call(mediaDevices, type, one); };
+"""
+
+
+def test_an_element_that_is_removed_leaves_no_listener(visit: Callable[..., Page]) -> None:
+    page = visit("about:blank")
+    page.add_init_script(LISTENERS)
+    page.goto("/demo/call?room=removed")
+    expect_playing(page.get_by_label("Your picture", exact=True))
+    assert page.evaluate("listeners.size") == 1
+    page.evaluate("window.call = document.querySelector('trio-call'); call.remove()")
+    assert page.evaluate("listeners.size") == 0
+    page.evaluate("document.body.append(call)")
+    expect_playing(page.get_by_label("Your picture", exact=True))
+    assert page.evaluate("listeners.size") == 1
+
+
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Server]:
     """A server with tokens and a login."""

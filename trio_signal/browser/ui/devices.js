@@ -53,7 +53,6 @@ export class Devices {
   /** `changed()` is called after each change. */
   constructor(changed = () => {}) {
     this.#changed = changed;
-    navigator.mediaDevices?.addEventListener('devicechange', this.#listen);
   }
 
   /**
@@ -63,6 +62,7 @@ export class Devices {
    * @param {...('camera' | 'microphone')} kinds
    */
   async open(...kinds) {
+    navigator.mediaDevices?.addEventListener('devicechange', this.#listen);
     const attempt = {};
     for (const kind of kinds) this.#attempts[kind] = attempt;
     await this.#ask(kinds, attempt);
@@ -156,8 +156,12 @@ export class Devices {
     if (list.length > 1) await this.choose(kind, list[(index + 1) % list.length].deviceId);
   }
 
-  /** Stops the devices, including those that were requested and would open later. */
+  /**
+   * Stops the devices, including those that were requested and would open later. Without kinds, stops
+   * all, and does not listen for other devices until the next `open`.
+   */
   close(...kinds) {
+    if (kinds.length === 0) navigator.mediaDevices?.removeEventListener('devicechange', this.#listen);
     for (const kind of kinds.length > 0 ? kinds : ['camera', 'microphone']) {
       this.#attempts[kind] = null;
       this.tracks[kind]?.stop();
