@@ -214,3 +214,40 @@ def test_camera_problems_are_shown_in_place_of_the_picture(visit: Visit) -> None
     )
     expect_playing(picture)
     expect_playing(bob.locator("trio-watch video"))
+
+
+def test_the_picture_changes_if_only_one_of_two_streams_ends(visit: Visit) -> None:
+    ada = visit("/tests/client.html")
+    ada.wait_for_function("'enter' in window")
+    ada.evaluate(
+        """async () => {
+            await enter('two-streams', { username: 'Ada' });
+            room.publish(await camera());
+            room.publish(await display(), { name: 'screen' });
+        }"""
+    )
+    bob = watch(visit, "two-streams", "live")
+    bob.evaluate("window.watch = document.querySelector('trio-watch')")
+    shown = """name => {
+        const [ada] = watch.joined.peers.values();
+        return watch.shadowRoot.querySelector('video').srcObject === ada.streams.get(name);
+    }"""
+    bob.evaluate("window.streams = () => [...watch.joined.peers.values()][0].streams")
+    bob.wait_for_function("() => streams().size === 2")
+    bob.wait_for_function(shown, arg="camera")
+    ada.evaluate("room.unpublish('camera')")
+    bob.wait_for_function("() => streams().size === 1")
+    bob.wait_for_function(shown, arg="screen", timeout=5000)
+
+
+def test_going_live_twice_is_impossible(visit: Visit) -> None:
+    page = visit("about:blank")
+    page.route_web_socket("**/ws/twice", lambda _: None)  # a server that does not answer yet
+    page.goto("/demo/broadcast?room=twice")
+    expect_playing(page.get_by_label("Your picture", exact=True))
+    go = page.get_by_role("button", name="Go live")
+    go.click()
+    expect(go).to_be_disabled()
+    page.get_by_role("button", name="Share screen").click()  # any change draws the form again
+    expect(page.get_by_role("button", name="Stop sharing")).to_be_visible(timeout=5000)
+    expect(go).to_be_disabled(timeout=2000)

@@ -767,7 +767,7 @@ def test_a_channel_with_invalid_options_harms_nothing_else(visit: Visit) -> None
     ada, bob = (enter(visit, "invalid", name) for name in ("Ada", "Bob"))
     expect_told(ada, "peer", "Bob")
     options = {"maxRetransmits": 1, "maxPacketLifeTime": 1}  # only one of the two is allowed
-    assert ada.evaluate(
+    error = ada.evaluate(
         """options => {
             try {
                 peer('Bob').channel('odd', options);
@@ -776,7 +776,8 @@ def test_a_channel_with_invalid_options_harms_nothing_else(visit: Visit) -> None
             }
         }""",
         options,
-    ) == "TypeError"
+    )
+    assert error == "TypeError"
     publish(ada)
     expect_watching(bob)
     ada.evaluate("peer('Bob').channel('odd').send('!')")

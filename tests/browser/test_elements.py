@@ -56,8 +56,14 @@ LISTENERS = """
     window.listeners = new Set();
     const { mediaDevices } = navigator;
     const { addEventListener: add, removeEventListener: remove } = EventTarget.prototype;
-    mediaDevices.addEventListener = (type, one) => { listeners.add(one); add.call(mediaDevices, type, one); };
-    mediaDevices.removeEventListener = (type, one) => { listeners.delete(one); remove.call(mediaDevices, type, one); };
+    mediaDevices.addEventListener = (type, one) => {
+        listeners.add(one);
+        add.call(mediaDevices, type, one);
+    };
+    mediaDevices.removeEventListener = (type, one) => {
+        listeners.delete(one);
+        remove.call(mediaDevices, type, one);
+    };
 """
 
 

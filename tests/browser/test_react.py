@@ -75,7 +75,7 @@ def test_the_example_makes_a_call(built: Path, server: Server, visit: Visit) -> 
     ada, bob = pages.values()
     expect(ada.locator("#here")).to_have_text("You, Bob")
     expect(bob.locator("#here")).to_have_text("You, Ada")
-    # In strict mode a component mounts twice. If it joined twice, the first attempt could come last.
+    # In strict mode a component mounts twice. If it joined twice, the first could come last.
     assert len(sockets) == 2
     for page in (ada, bob):
         expect(page.locator("#state")).to_have_text("joined ")

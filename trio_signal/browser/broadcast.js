@@ -18,6 +18,7 @@ let token;
 let room = null;
 let screen = null;
 let isAsking = true;
+let isJoining = false;
 let isMuted = false;
 let began = 0;
 let most = 0;
@@ -64,8 +65,9 @@ async function look(...kinds) {
 
 async function goLive() {
   const form = $('setup');
-  $('go').disabled = true;
+  isJoining = true;
   $('problem').textContent = '';
+  draw();
   try {
     const joined = await join(location.origin, {
       room: form.room.value.trim(), username: form.username.value.trim() || undefined, token,
@@ -75,7 +77,8 @@ async function goLive() {
     if (isRefused(error)) await askAgain();
     else $('problem').replaceChildren(icon('warning'), `Could not go live. ${error.message}`);
   } finally {
-    $('go').disabled = false;
+    isJoining = false;
+    draw();
   }
 }
 
@@ -268,7 +271,7 @@ function drawSetup() {
     select.disabled = list.length === 0;
     if (list.length === 0) select.replaceChildren(h('option', { value: '' }, isAsking ? 'Asking…' : 'None'));
   }
-  $('go').disabled = tracks().length === 0;
+  $('go').disabled = isJoining || tracks().length === 0;
 }
 
 function drawAudience() {

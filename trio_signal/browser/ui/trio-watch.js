@@ -168,7 +168,7 @@ export class TrioWatch extends HTMLElement {
       this.#viewers.set(peer.id, data.viewers);
       this.#draw();
     }));
-    for (const event of ['peer', 'live', 'connection']) room.on(event, here(() => this.#draw()));
+    for (const event of ['peer', 'live', 'connection', 'removed']) room.on(event, here(() => this.#draw()));
     room.on('stream', here((stream, peer) => {
       this.#tile(peer).take(stream);
       this.#draw();
