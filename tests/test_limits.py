@@ -615,6 +615,28 @@ async def test_limited_client_that_pauses_is_not_closed(
             await client.wait_for(ANSWER)
 
 
+async def test_earlier_flood_does_not_shorten_the_patience_with_a_later_one(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two bursts, each too short to be closed for, and a longer pause between them."""
+    monkeypatch.setattr("trio_signal.connection.MAX_PRESSING", 0.4)
+    # One read takes 16 KiB of it. The next one completes no message, so it costs nothing.
+    burst = client_text({"type": "keep_alive", "padding": "x" * 900}) * 20
+    begin, end = burst[: 16384 + 300], burst[16384 + 300 :]
+    async with (
+        serve(messages_per_second=50, message_burst=10) as service,
+        open_raw(service.base) as client,
+    ):
+        await client.upgrade("/ws/r/ann")
+        for _ in range(2):
+            await client.send(begin)
+            await trio.sleep(1)
+            await client.send(end)
+            for _ in range(20):
+                await client.wait_for(ANSWER)
+            await trio.sleep(1)
+
+
 async def test_limited_client_is_not_considered_dead(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

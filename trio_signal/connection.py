@@ -207,7 +207,10 @@ class Connection:
         except Exception:
             self._fail()
         is_held = self._held_until > self.session.last_heard
-        return self._ended or is_held or self._blocked_on is not None
+        if self._ended or is_held or self._blocked_on is not None:
+            return True
+        self._press_until = NEVER
+        return False
 
     def _parse(self, data: bytes) -> None:
         """Take in the messages that these bytes complete, and charge for them."""
