@@ -39,7 +39,7 @@ from trio_signal.bus.memory import MemoryBus
 from trio_signal.connection import _TOGETHER, Connection, _ping_after
 from trio_signal.dialects import Dialect, dialect_at
 from trio_signal.dialects.room import RoomDialect
-from trio_signal.errors import AuthenticationError
+from trio_signal.errors import AuthenticationError, CloseCode
 from trio_signal.hub import Hub
 from trio_signal.limits import Limits
 from trio_signal.messages.commands import Action, Authenticate, Close, Send
@@ -674,6 +674,29 @@ async def test_ended_connection_is_freed_without_the_collector(world: World) -> 
             await ann.send(client_close(1000))
             await ann.expect_close(1000)
         assert not [each for each in gc.get_objects() if type(each) in (Connection, Session)]
+    finally:
+        gc.enable()
+
+
+async def test_connection_that_closes_while_it_is_over_its_rate_is_freed_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task ends without looking at what it has to wait for."""
+
+    class Leaving(RoomDialect):
+        def received(self, text: bytes, now: str) -> Iterable[Action]:
+            return [Send(b"x" * 200_000), Close(CloseCode.NORMAL)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with open_bounded_nursery() as nursery:
+            ann = world.connect(Leaving("r", Authenticate("ann")), nursery=nursery)[0]
+            await ann.wait_for("room_state")
+            monkeypatch.setattr("trio_signal.session.ANSWER_BYTE", 1)
+            await ann.send(KEEP_ALIVE * 2)
+            await ann.expect_close(1000)
+        assert not [each for each in gc.get_objects() if type(each) is Connection]
     finally:
         gc.enable()
 

@@ -139,6 +139,7 @@ class Connection:
                     except Exception:
                         self._fail()
                 nursery.cancel_scope.cancel()
+            self._blocked_on = None  # it may refer to this connection
 
     def _go_on(self, session: Session) -> None:
         """Continue the client's earlier session in place of the new one."""
