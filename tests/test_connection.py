@@ -308,6 +308,26 @@ async def test_token_sent_in_time_is_accepted_by_a_busy_server(world: World) -> 
         await client.wait_for("users_in_room")
 
 
+async def test_token_that_was_just_read_is_accepted_after_the_timeout(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection's task, which verifies it, runs a round after it was read."""
+    receive_nowait = Connection.receive_nowait
+
+    def receive_late(connection: Connection) -> bool:
+        must_continue = receive_nowait(connection)
+        now = trio.current_time()
+        connection.session.deadlines.authenticate_by = now
+        connection._beat(now)
+        return must_continue
+
+    ann, _ = world.connect("/ws/r")
+    await ann.wait_for("auth_required")
+    monkeypatch.setattr(Connection, "receive_nowait", receive_late)
+    await ann.say({"type": "auth_token", "token": "t"})
+    await ann.wait_for("users_in_room")
+
+
 async def test_authentication_timeout_is_extended_only_once(
     world: World, autojump_clock: MockClock
 ) -> None:

@@ -370,8 +370,9 @@ class Connection:
         self._is_flushing = False
 
     def _has_unread(self) -> bool:
-        """Whether the client may have sent something that this busy server has not read yet."""
-        return self._service.rounds.is_behind or bool(self._peek())
+        """Whether the client may have sent something that is not carried out yet."""
+        is_behind = self._service.rounds.is_behind
+        return is_behind or self._blocked_on is not None or bool(self._peek())
 
     def _peek(self) -> bytes | None:
         """The next unread byte: empty if the client has gone, None if there is none yet."""
