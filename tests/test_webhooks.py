@@ -111,6 +111,29 @@ async def test_no_event_is_lost_while_receiver_and_server_are_down(
         assert receiver.check_visits() == 1
 
 
+async def test_events_that_wait_for_one_url_are_not_sent_to_another_again(
+    replicas: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One URL fails, or was removed from the settings; then another replica takes over."""
+    monkeypatch.setattr(webhooks, "PAUSES", (0.01,) * 1000)
+    prefix = f"{uuid4()}:"
+    async with receive(KEY) as good, receive(KEY) as bad:
+        bad.answer = lambda event: 503
+        async with run(replicas, good, bad, redis_prefix=prefix) as service:
+            async with mesh(service, "ann") as ann:
+                await ann.wait_for("users_in_room")
+            await good.until_told(4)
+            await bad.until(lambda: bad.attempts > 1)
+        for receivers in ([good, bad], [good]):
+            async with (
+                run(replicas, *receivers, redis_prefix=prefix) as service,
+                mesh(service, f"bob-{len(receivers)}") as bob,
+            ):
+                await bob.wait_for("users_in_room")
+                await good.until(lambda: "joined bob" in good.words()[-1])
+        assert good.duplicates == 0
+
+
 async def test_failing_event_is_dropped_and_the_next_are_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Select,
     String,
     Table,
     Text,
@@ -108,7 +109,10 @@ class OutboxStore:
         events: Sequence[NewEvent],
         visits: Mapping[tuple[str, str], str | None],
     ) -> int:
-        """Store events once per URL, and the changed visits; return how many were dropped."""
+        """Store events once per URL, and the changed visits; return how many were dropped.
+
+        Events that still wait for any URL are not stored again.
+        """
         return await self._database.write(partial(_add, [*map(digest, urls)], events, visits))
 
     async def waiting(self, url: str, now: float, most: int) -> list[Waiting]:
@@ -152,6 +156,10 @@ def _add(
     connection: Connection,
 ) -> int:
     dropped = 0
+    # An event that still waits for any URL was stored for all of them, and may have been delivered
+    # to these.
+    stored_before = _remaining([event.id for event in events], connection)
+    events = [event for event in events if event.id not in stored_before]
     for url in urls:
         room = max(MOST_WAITING - _count(url, connection), 0) if events else 0
         rows = [
@@ -213,8 +221,21 @@ def _settle(settled: Collection[Settled], connection: Connection) -> list[str]:
             same = _outbox.c.position == each.waiting.position
             connection.execute(update(_outbox).where(same).values(changed))
     ids = list(dict.fromkeys(each.id for each in over))
-    remaining: set[str] = set()
-    for some in chunks(ids):
-        found = connection.execute(select(_outbox.c.id).where(_outbox.c.id.in_(some)))
-        remaining.update(found.scalars())
+    remaining = _remaining(ids, connection)
     return [id_ for id_ in ids if id_ not in remaining]
+
+
+def _remaining(ids: Sequence[str], connection: Connection) -> set[str]:
+    """Which of these events still wait for a URL, even for one of other settings."""
+    remaining: set[str] = set()
+    url = ""
+    # The index begins with the URL, so this reads no more of it than necessary.
+    while ids and (url := connection.scalar(_first_url_after(url))) is not None:
+        for some in chunks(ids):
+            waiting = _outbox.c.url == url, _outbox.c.id.in_(some)
+            remaining.update(connection.execute(select(_outbox.c.id).where(*waiting)).scalars())
+    return remaining
+
+
+def _first_url_after(url: str) -> Select[tuple[str | None]]:
+    return select(func.min(_outbox.c.url)).where(_outbox.c.url > url)
