@@ -1,5 +1,6 @@
 """Webhooks tell a site's backend what happens: in order, every departure once, despite failures."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -225,6 +226,54 @@ def test_spool_file_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     spool.note_stored(1, [])
     assert path.read_bytes() == b""
     spool.close()
+
+
+def test_spool_on_a_full_disk_repeats_nothing_that_was_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "spool"
+    journal, spool = make_journal(), Spool(path)
+    spool.open()
+    journal.note(joined("ann"))
+    spool.add(journal.waiting)
+
+    def write(file: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("trio_signal.webhooks.spool.os.write", write)
+        journal.note(left("ann"))
+        spool.add([*journal.waiting][2:])
+    assert len(Spool(path).open()) == 2  # what was written is there until it is stored
+    stored, visits = journal.take()
+    spool.note_stored(len(stored), journal.waiting)
+    for event in (joined("bob"), left("bob")):  # there is space again
+        journal.note(event)
+        stored, more = journal.take()
+        spool.add(stored)
+        visits |= more
+        spool.note_stored(len(stored), journal.waiting)
+    spool.close()
+    assert set(visits.values()) == {None}
+    following = make_journal(unstored=Spool(path).open())
+    assert [(event.seq, event.event) for event in following.take()[0]] == []
+
+
+def test_spool_is_not_replaced_by_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "spool"
+    journal, spool = make_journal(), Spool(path)
+    spool.open()
+    journal.note(joined("ann"))
+    spool.add(journal.waiting)
+    real_write = os.write
+    with monkeypatch.context() as full:
+        full.setattr(
+            "trio_signal.webhooks.spool.os.write", lambda file, data: real_write(file, data[:10])
+        )
+        spool.keep_only(journal.waiting)
+    assert Spool(path).open() == [*journal.waiting]
 
 
 def test_overflow_is_repaired_by_comparing_rooms(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,11 @@ same step in which it happens. The file is not synced: a crash of the process lo
 of the machine may lose the last events.
 """
 
+import errno
 import logging
 import os
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -51,7 +53,9 @@ class Spool:
 
     def note_stored(self, count: int, waiting: Collection[HookEvent]) -> None:
         """The first `count` events are in the database; only `waiting` are still needed."""
-        if waiting and self._size < MOST_BYTES:
+        if self._file is None:
+            self._empty()
+        elif waiting and self._size < MOST_BYTES:
             self._write(b"%s%d\n" % (_STORED, count))
         else:
             self.keep_only(waiting)
@@ -70,16 +74,27 @@ class Spool:
             old, self._file = self._file, file
             os.close(old)
             self._write(_encode_all(events))
-            new.replace(self._path)
+            if self._file is not None:
+                new.replace(self._path)
         except OSError as error:
             self._give_up(error)
 
     def _write(self, data: bytes) -> None:
         if self._file is not None:
             try:
-                self._size += os.write(self._file, data)
+                written = os.write(self._file, data)
             except OSError as error:
                 self._give_up(error)
+                return
+            self._size += written
+            if written < len(data):
+                self._give_up(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    def _empty(self) -> None:
+        """Empty a file that cannot be written any more, or the next run repeats its events."""
+        if self._path is not None:
+            with suppress(OSError):
+                os.truncate(self._path, 0)
 
     def close(self) -> None:
         """Close the file."""
