@@ -2,10 +2,11 @@
 
 import errno
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,19 @@ async def test_failing_event_is_dropped_and_the_next_are_sent(
             await ann.wait_for("users_in_room")
             await receiver.until(lambda: receiver.words() == ["peer.joined ann"])
             assert receiver.attempts == 3
+
+
+async def test_server_stops_while_the_database_fails(tmp_path: Path) -> None:
+    file = tmp_path / "signal.db"
+    async with (
+        receive(KEY) as receiver,
+        run((1, ""), receiver, database_url=f"sqlite:///{file}") as service,
+        mesh(service, "ann") as ann,
+    ):
+        await ann.wait_for("users_in_room")
+        await receiver.until_told(2)
+        with closing(sqlite3.connect(file)) as database:
+            database.execute("DROP TABLE webhook_outbox")
 
 
 def make_journal(*visits: Any, unstored: Iterable[HookEvent] = ()) -> Journal:

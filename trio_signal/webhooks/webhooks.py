@@ -285,11 +285,15 @@ class LocalWebhooks(Webhooks):
             return True
 
     async def finish(self) -> None:
-        """Store waiting events, and wait until all are sent; the caller limits the time."""
+        """Store waiting events, and wait until all are sent; the caller limits the time.
+
+        If the database fails, the next run sends them.
+        """
         await self.store()
-        for url in self._outbox.urls:
-            while await self._outbox.store.count(url):  # noqa: ASYNC110  a database has no events
-                await trio.sleep(_READING)
+        with suppress(StoreError):
+            for url in self._outbox.urls:
+                while await self._outbox.store.count(url):  # noqa: ASYNC110  it has no events
+                    await trio.sleep(_READING)
 
 
 class SharedWebhooks(Webhooks):
