@@ -207,6 +207,8 @@ async def test_requests_need_a_valid_key(serve: Serve) -> None:
         claims = jwt.decode(minted["token"], SECRET, ["HS256"])
         assert (claims["sub"], claims["rooms"], claims["moderator"]) == ("ann", ["r"], True)
         await api.ask("POST", "/tokens", 422, json={})
+        # No server would accept a token as long as this.
+        await api.ask("POST", "/tokens", 422, json={"sub": "ann", "rooms": ["r" * 100] * 100})
     async with serve(auth="open") as service, backend(service) as api:
         assert (await api.ask("GET", "/rooms", 404))["error"]["code"] == "not_found"
     async with serve(auth="open", **KEYS) as service, backend(service) as api:

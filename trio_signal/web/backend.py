@@ -13,7 +13,7 @@ from msgspec import Meta, Raw, Struct
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from trio_signal.auth import Auth, mint_token
+from trio_signal.auth import MAX_TOKEN, Auth, mint_token
 from trio_signal.backend import PREFIX, PeerDetail, RoomDetail, RoomSummary
 from trio_signal.config import Settings
 from trio_signal.dialects.rest import MAX_BYTES, Answer, Operation, Route, fit, json_answer
@@ -281,6 +281,8 @@ async def make_token(call: ServerCall) -> Answer:
     )
     ttl = int(body.ttl)
     token = mint_token(call.settings, body.sub, name=clean_name(body.name), grants=grants, ttl=ttl)
+    if len(token) > MAX_TOKEN:
+        raise HttpError(422, f"The token is too long: {len(token)} characters, not {MAX_TOKEN}")
     return json_answer(MintedToken(token, ttl))
 
 
