@@ -390,6 +390,22 @@ def acks(id_: str, *users: str) -> list[str]:
     return [f"broadcast:{id_}:ack:{user}" for user in users]
 
 
+@pytest.mark.parametrize("user_id", ["x" * 256, "\N{ZERO WIDTH JOINER}"])
+async def test_an_unusual_user_id_counts_once_after_an_outage(tmp_path: Path, user_id: str) -> None:
+    """The database has its digest, which is merged into Redis when Redis is back."""
+    async with open_shared(tmp_path) as (office, redis):
+        id_ = await office.announce("Hello")
+        count = f"trio_signal:acknowledged:{id_}"
+        await office.call("POST", "/acknowledge", user_id, json={"broadcast_id": id_})
+        await wait_until(partial(redis.ask, "GET", count), b"1")
+        await redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await redis.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        await office.call("POST", "/acknowledge", "ann", json={"broadcast_id": id_})
+        await trio.sleep(2)
+        assert await redis.ask("GET", count) == b"2"
+        assert await office.active(user_id) is None
+
+
 async def test_a_frozen_redis_delays_nobody(tmp_path: Path) -> None:
     async with open_shared(tmp_path) as (office, redis), office.attend("ann", at=0) as ann:
         redis.freeze()

@@ -22,7 +22,7 @@ from trio_signal.messages.identity import Announcement, AnnouncementType, Identi
 from trio_signal.metrics import Metrics
 from trio_signal.names import to_harmless
 from trio_signal.session import Session
-from trio_signal.store import Store
+from trio_signal.store import Store, stored_user
 from trio_signal.supervision import supervise
 
 logger = logging.getLogger(__name__)
@@ -255,7 +255,9 @@ class Announcements:
         trusted = False
         if self._board is not None and users - seen:
             try:
-                seen |= await self._board.acknowledged(announcement.id, users - seen)
+                asked = {stored_user(user_id): user_id for user_id in users - seen}
+                acknowledged = await self._board.acknowledged(announcement.id, asked)
+                seen |= {asked[stored] for stored in acknowledged}
                 trusted = self.agreement.is_merged
             except BoardError:
                 pass

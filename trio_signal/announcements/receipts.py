@@ -9,7 +9,7 @@ import trio
 from trio_signal.bus import Board
 from trio_signal.errors import BoardError, StoreError
 from trio_signal.messages.identity import Announcement, Revision
-from trio_signal.store import Store
+from trio_signal.store import Store, stored_user
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,8 @@ def _users(batch: Iterable[Receipt]) -> list[str]:
 
 
 def _address(batch: list[Receipt]) -> tuple[str, list[str]]:
-    return batch[0].revision.announcement.id, _users(batch)
+    # As the store has the users, because they are copied from there too.
+    return batch[0].revision.announcement.id, [*map(stored_user, _users(batch))]
 
 
 def _mark_stored(batch: Iterable[Receipt]) -> None:

@@ -7,7 +7,7 @@ docs/announcements.md explains what is kept, and what happens when the database 
 from trio_signal.store.database import Database, Tables, inspect, sqlite_file, upgrade
 from trio_signal.store.members import MemberStore
 from trio_signal.store.outbox import NewEvent, OutboxStore, Settled, Waiting
-from trio_signal.store.store import Store
+from trio_signal.store.store import Store, stored_user
 
 __all__ = [
     "Database",
@@ -20,5 +20,6 @@ __all__ = [
     "Waiting",
     "inspect",
     "sqlite_file",
+    "stored_user",
     "upgrade",
 ]

@@ -149,7 +149,7 @@ def _put(connection: Connection, revision: Revision) -> None:
     if connection.execute(update(announcements).where(same).values(changes)).rowcount == 0:
         values = {
             "id": announcement.id,
-            "created_by_id": _user(announcement.created_by),
+            "created_by_id": stored_user(announcement.created_by),
             "created_by_name": _name(announcement.created_by_name),
             "message": announcement.message,
             "type": announcement.type,
@@ -166,7 +166,7 @@ def _acknowledge(revision: Revision, user_ids: Collection[str], connection: Conn
         return 0  # a newer revision came first
     at = utc_now()
     rows = [
-        {"announcement_id": announcement_id, "user_id": _user(user_id), "at": at}
+        {"announcement_id": announcement_id, "user_id": stored_user(user_id), "at": at}
         for user_id in user_ids
     ]
     make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
@@ -178,7 +178,7 @@ def _acknowledge(revision: Revision, user_ids: Collection[str], connection: Conn
 def _acknowledged(
     announcement_id: str, user_ids: Collection[str], connection: Connection
 ) -> set[str]:
-    stored = {_user(user_id): user_id for user_id in user_ids}
+    stored = {stored_user(user_id): user_id for user_id in user_ids}
     found: set[str] = set()
     for chunk in chunks(list(stored)):
         rows = connection.execute(
@@ -212,12 +212,13 @@ def _acknowledgers(announcement_id: str, after: str, connection: Connection) -> 
 def _made_since(user_id: str, moment: str, connection: Connection) -> int:
     return connection.execute(
         select(func.count()).where(
-            announcements.c.created_by_id == _user(user_id), announcements.c.created_at >= moment
+            announcements.c.created_by_id == stored_user(user_id),
+            announcements.c.created_at >= moment,
         )
     ).scalar_one()
 
 
-def _user(user_id: str) -> str:
+def stored_user(user_id: str) -> str:
     """A user id as it is stored; ids that the database would refuse are stored as a digest."""
     text = user_id.encode(errors="surrogatepass")
     if len(text) <= MAX_USER_ID and b"\0" not in text and user_id.isprintable():
