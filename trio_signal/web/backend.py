@@ -17,10 +17,7 @@ from trio_signal.auth import MAX_TOKEN, Auth, mint_token
 from trio_signal.backend import PREFIX, PeerDetail, RoomDetail, RoomSummary
 from trio_signal.config import Settings
 from trio_signal.dialects.rest import MAX_BYTES, Answer, Operation, Route, fit, json_answer
-from trio_signal.errors import (
-    HttpError,
-    UnconfirmedError,
-)
+from trio_signal.errors import HttpError, UnconfirmedError
 from trio_signal.hub import Hub
 from trio_signal.messages.identity import Grants, Member
 from trio_signal.messages.states import PeerState, ReplicaState
