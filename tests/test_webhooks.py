@@ -161,6 +161,24 @@ async def test_server_stops_while_the_database_fails(tmp_path: Path) -> None:
             database.execute("DROP TABLE webhook_outbox")
 
 
+async def test_server_starts_without_its_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/missing/file.db"
+    async with receive(KEY) as receiver:
+        async with run((1, ""), receiver, database_url=url) as service:
+            async with mesh(service, "zoe") as zoe, mesh(service, "ann") as ann:
+                await ann.wait_for("users_in_room")
+                await zoe.close()
+                await ann.wait_for("user_left")
+                (tmp_path / "missing").mkdir()
+                await receiver.until_told(2)
+            await receiver.until_told(4)
+        assert receiver.words() == [
+            *("room.started", "peer.joined ann", "peer.left ann closed", "room.ended")
+        ]
+        async with run((1, ""), receiver, database_url=f"sqlite:///{tmp_path}/nowhere/file.db"):
+            pass  # it also stops
+
+
 def make_journal(*visits: Any, unstored: Iterable[HookEvent] = ()) -> Journal:
     numbers = iter(range(10**6))
     return Journal("a", lambda: f"{next(numbers)}", lambda: AT, visits, unstored)

@@ -216,15 +216,27 @@ class LocalWebhooks(Webhooks):
         self._journal = Journal(replica, lambda: uuid4().hex, utc_now, ())
         self._noted = trio.Event()
         self._storing = trio.Lock()
+        self._prepared = False
         #: Returns the current rooms.
         self.rooms: Callable[[], Mapping[str, Iterable[Member]]] = dict
 
     async def prepare(self) -> None:
-        """End the visits of an earlier run; call it before anything is recorded."""
-        visits = [_decode_visit(text) for text in await self._outbox.store.prepare()]
-        unstored = self._spool.open()
+        """End the visits of an earlier run; call it before anything is recorded.
+
+        If the database fails, `run` does it later, and then compares the rooms.
+        """
+        try:
+            visits = [_decode_visit(text) for text in await self._outbox.store.prepare()]
+        except StoreError as error:
+            logger.warning("cannot record webhooks yet: %s", error)
+            self._journal.behind = True
+            return
+        before, unstored = self._journal, self._spool.open()
         self._journal = Journal(self._replica, lambda: uuid4().hex, utc_now, visits, unstored)
+        self._journal.waiting.extend(before.waiting)
+        self._journal.behind = before.behind
         self._spool.keep_only(self._journal.waiting)
+        self._prepared = True
 
     async def seq(self, room_id: str) -> int:
         """The number of a room's last event."""
@@ -252,6 +264,9 @@ class LocalWebhooks(Webhooks):
 
     async def run(self) -> None:
         """Store and send events; until cancelled."""
+        while not self._prepared:
+            await trio.sleep(_AGAIN)
+            await self.prepare()
         async with trio.open_nursery() as nursery:
             await self._send(nursery, None)
             while True:
@@ -289,6 +304,9 @@ class LocalWebhooks(Webhooks):
 
         If the database fails, the next run sends them.
         """
+        if not self._prepared:
+            await trio.lowlevel.checkpoint()
+            return
         await self.store()
         with suppress(StoreError):
             for url in self._outbox.urls:
