@@ -29,6 +29,8 @@ class Receiver:
         self.duplicates = 0
         self.answer: Callable[[dict[str, Any]], int] = lambda event: 204
         self.pause = 0.0
+        #: Whether an event is never answered.
+        self.ignores: Callable[[dict[str, Any]], bool] = lambda event: False
         self.came = trio.Event()
 
     def refuse_some(self) -> None:
@@ -72,6 +74,9 @@ class Receiver:
         assert told["id"] == headers["webhook-id"]
         if self.pause:
             await trio.sleep(self.pause)
+        if self.ignores(told):
+            self._note_arrival()
+            await trio.sleep_forever()
         status = self.answer(told)
         if status < 300:
             if told["id"] in self.ids:
@@ -79,12 +84,15 @@ class Receiver:
             else:
                 self.ids.add(told["id"])
                 self.events.append(told)
-        self.came.set()
-        self.came = trio.Event()
+        self._note_arrival()
         head = h11.Response(status_code=status, headers=[("Content-Length", "0")])
         for part in (head, h11.EndOfMessage()):
             await stream.send_all(connection.send(part) or b"")
         return connection.our_state is h11.DONE
+
+    def _note_arrival(self) -> None:
+        self.came.set()
+        self.came = trio.Event()
 
     async def until(self, is_enough: Callable[[], bool], patience: float = PATIENCE) -> None:
         with trio.move_on_after(patience):

@@ -136,6 +136,19 @@ async def test_events_that_wait_for_one_url_are_not_sent_to_another_again(
         assert good.duplicates == 0
 
 
+async def test_rooms_do_not_wait_for_each_other(replicas: tuple[int, str]) -> None:
+    async with receive(KEY) as receiver:
+        receiver.ignores = lambda event: event["room"] == "slow"
+        async with run(replicas, receiver) as service, mesh(service, "ann", "slow") as ann:
+            await ann.wait_for("users_in_room")
+            await receiver.until(lambda: receiver.attempts > 0)
+            with trio.fail_after(webhooks.ANSWER_TIMEOUT / 2):
+                async with mesh(service, "bob", "fast") as bob:
+                    await bob.wait_for("users_in_room")
+                await receiver.until_told(4)
+            receiver.ignores = lambda event: False
+
+
 async def test_failing_event_is_dropped_and_the_next_are_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

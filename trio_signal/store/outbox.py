@@ -115,13 +115,15 @@ class OutboxStore:
         """
         return await self._database.write(partial(_add, [*map(digest, urls)], events, visits))
 
-    async def waiting(self, url: str, now: float, most: int) -> list[Waiting]:
-        """The events that may be sent to a URL now, in order."""
-        return await self._database.read(partial(_waiting, digest(url), now, most))
+    async def waiting(
+        self, url: str, now: float, most: int, without: Collection[str]
+    ) -> list[Waiting]:
+        """The events that may be sent to a URL now, in order, except those of some rooms."""
+        return await self._database.read(partial(_waiting, digest(url), now, most, [*without]))
 
-    async def next_due(self, url: str) -> float | None:
-        """When the next event may be sent to a URL; None if none waits."""
-        return await self._database.read(partial(_next_due, digest(url)))
+    async def next_due(self, url: str, without: Collection[str]) -> float | None:
+        """When the next event may be sent to a URL, except those of some rooms."""
+        return await self._database.read(partial(_next_due, digest(url), [*without]))
 
     async def count(self, url: str) -> int:
         """How many events wait for a URL."""
@@ -185,22 +187,26 @@ def _add(
     return dropped
 
 
-def _waiting(url: str, now: float, most: int, connection: Connection) -> list[Waiting]:
+def _waiting(
+    url: str, now: float, most: int, without: Sequence[str], connection: Connection
+) -> list[Waiting]:
     held = select(_outbox.c.room).where(_outbox.c.url == url, _outbox.c.due > now)
     columns = (_outbox.c.position, _outbox.c.id, _outbox.c.room, _outbox.c.body)
     rows = connection.execute(
         select(*columns, _outbox.c.attempts)
-        .where(_outbox.c.url == url, _outbox.c.room.not_in(held))
+        .where(_outbox.c.url == url, _outbox.c.room.not_in(held), _outbox.c.room.not_in(without))
         .order_by(_outbox.c.position)
         .limit(most)
     )
     return [Waiting(*row) for row in rows]
 
 
-def _next_due(url: str, connection: Connection) -> float | None:
+def _next_due(url: str, without: Sequence[str], connection: Connection) -> float | None:
     # If an event of a room must wait, so must the room's later ones.
     due: float | None = connection.scalar(
-        select(func.min(_outbox.c.due)).where(_outbox.c.url == url, _outbox.c.due > 0)
+        select(func.min(_outbox.c.due)).where(
+            _outbox.c.url == url, _outbox.c.due > 0, _outbox.c.room.not_in(without)
+        )
     )
     return due
 

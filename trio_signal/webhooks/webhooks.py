@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Protocol
 from uuid import uuid4
 
@@ -32,8 +32,10 @@ logger = logging.getLogger(__name__)
 #: Seconds for an answer, and the pause after each failed attempt.
 ANSWER_TIMEOUT = 5.0
 PAUSES = (1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
-#: Events taken from the outbox at a time, and rooms served at a time.
+#: Events taken from the outbox at a time, and of one room before their outcomes are stored; rooms
+#: served at a time.
 _BATCH = 200
+_IN_A_ROW = 20
 _AT_ONCE = 16
 #: Bytes of an answer that are read, so that the connection can be reused.
 _ANSWER = 65536
@@ -109,56 +111,81 @@ class Sender:
         self._metrics = metrics
         self._source = source
         self._limiter = trio.CapacityLimiter(_AT_ONCE)
+        #: Rooms whose events are being sent, or whose outcomes are not stored yet.
+        self._busy: set[str] = set()
+        #: Outcomes to store.
+        self._settled: list[Settled] = []
 
     async def run(self) -> None:
         """Send until cancelled."""
+        self._busy.clear()
+        self._settled.clear()
         limits = httpx.Limits(max_connections=_AT_ONCE)
-        async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT, limits=limits) as http:
+        async with (
+            httpx.AsyncClient(timeout=ANSWER_TIMEOUT, limits=limits) as http,
+            trio.open_nursery() as rooms,
+        ):
             while True:
                 try:
-                    await self._send_all(http)
+                    await self._send_next(http, rooms)
                 except StoreError as error:
                     logger.warning("cannot read waiting webhooks: %s", error)
                     await trio.sleep(_AGAIN)
 
-    async def _send_all(self, http: httpx.AsyncClient) -> None:
+    async def _send_next(self, http: httpx.AsyncClient, rooms: trio.Nursery) -> None:
+        """Start to send the events of rooms that are not busy; if there are none, wait."""
         store, url = self._outbox.store, self._url
-        arrived = self._outbox.arrived[url] = trio.Event()
-        waiting = await store.waiting(url, time.time(), _BATCH)
+        changed = self._outbox.arrived[url] = trio.Event()
+        await self._settle()
+        if len(self._busy) >= _BATCH:
+            await changed.wait()
+            return
+        waiting = await store.waiting(url, time.time(), _BATCH, self._busy)
+        waiting.sort(key=lambda each: (each.room, each.position))
+        for room, of_room in groupby(waiting, key=lambda each: each.room):
+            self._busy.add(room)
+            rooms.start_soon(self._send_room, http, list(islice(of_room, _IN_A_ROW)))
         if not waiting:
-            due = await store.next_due(url)
+            due = await store.next_due(url, self._busy)
             pause = max(due - time.time(), 0.01) if due is not None else float("inf")
             with trio.move_on_after(pause):
-                await arrived.wait()
+                await changed.wait()
+
+    async def _settle(self) -> None:
+        """Store the outcomes; then the rooms' next events may be sent."""
+        settled = list(self._settled)
+        if not settled:
             return
-        settled: list[Settled] = []
-        async with trio.open_nursery() as nursery:
-            waiting.sort(key=lambda each: (each.room, each.position))
-            for _, of_room in groupby(waiting, key=lambda each: each.room):
-                nursery.start_soon(self._send_room, http, list(of_room), settled)
-        over = await store.settle(settled)
+        over = await self._outbox.store.settle(settled)
+        del self._settled[: len(settled)]
+        self._busy.difference_update(each.waiting.room for each in settled)
         if self._source is not None:
             with suppress(BoardError):  # another replica may send them again
                 await self._source.forget(over)
 
-    async def _send_room(
-        self, http: httpx.AsyncClient, waiting: list[Waiting], settled: list[Settled]
-    ) -> None:
-        """Send the events of one room, up to the first that fails."""
+    async def _send_room(self, http: httpx.AsyncClient, waiting: list[Waiting]) -> None:
+        """Send events of one room, up to the first that fails."""
+        settled: list[Settled] = []
         async with self._limiter:
             for each in waiting:
-                if await self._post(http, each):
-                    self._metrics.webhooks["delivered"] += 1
-                    settled.append(Settled(each, None))
-                    continue
-                if each.attempts >= len(PAUSES):
-                    self._metrics.webhooks["dropped"] += 1
-                    logger.error("gave up a webhook after %d attempts", each.attempts + 1)
-                    settled.append(Settled(each, None))
-                    continue
-                self._metrics.webhooks["failed"] += 1
-                settled.append(Settled(each, time.time() + PAUSES[each.attempts]))
-                return
+                again = await self._send(http, each)
+                settled.append(Settled(each, again))
+                if again is not None:
+                    break
+        self._settled += settled
+        self._outbox.arrived[self._url].set()
+
+    async def _send(self, http: httpx.AsyncClient, waiting: Waiting) -> float | None:
+        """Send an event; return when to repeat that, or None if it is settled."""
+        if await self._post(http, waiting):
+            self._metrics.webhooks["delivered"] += 1
+            return None
+        if waiting.attempts >= len(PAUSES):
+            self._metrics.webhooks["dropped"] += 1
+            logger.error("gave up a webhook after %d attempts", waiting.attempts + 1)
+            return None
+        self._metrics.webhooks["failed"] += 1
+        return time.time() + PAUSES[waiting.attempts]
 
     async def _post(self, http: httpx.AsyncClient, waiting: Waiting) -> bool:
         body = waiting.body.encode()
