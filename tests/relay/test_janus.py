@@ -254,6 +254,15 @@ async def test_a_leg_with_unread_events_is_lost(janus: Janus) -> None:
         assert events == [*[Up()] * 15, Lost("its events are not read")]
 
 
+async def test_a_request_is_forgotten_when_nobody_waits_any_more(janus: Janus) -> None:
+    """Janus never answers it if the handle was detached before."""
+    async with connected(janus) as node:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await node._session.ask({"janus": "info"})
+        assert not node._session._waiting
+
+
 async def test_a_media_server_that_does_not_read_is_lost(
     janus: Janus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

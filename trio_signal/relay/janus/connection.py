@@ -283,7 +283,8 @@ class Session:
     async def ask(self, request: dict[str, Any]) -> Message:
         """Send a request, and wait for its answer; raises RelayError.
 
-        Waits while there is a connection: the caller sets a deadline.
+        Waits while there is a connection: the caller sets a deadline. When the caller stops
+        waiting, the request is forgotten: Janus answers none for a handle that is detached before.
         """
         if self.ended is not None:
             raise RelayError(self.ended)
@@ -293,8 +294,11 @@ class Session:
             answers.append(answer)
             answered.set()
 
-        self._post(request, take)
-        await answered.wait()
+        transaction = self._post(request, take)
+        try:
+            await answered.wait()
+        finally:
+            self._waiting.pop(transaction, None)
         (answer,) = answers
         if answer is None:
             raise RelayError(self.ended or "the connection is lost")
@@ -316,8 +320,8 @@ class Session:
         if self.ended is None:
             self._post(request)
 
-    def _post(self, request: dict[str, Any], take: Take | None = None) -> None:
-        """Queue a request."""
+    def _post(self, request: dict[str, Any], take: Take | None = None) -> str:
+        """Queue a request; return its transaction."""
         self._told_at = trio.current_time()
         transaction = str(next(self._numbers))
         text = self._encode(request, transaction)
@@ -328,6 +332,7 @@ class Session:
         self._filled.set()
         if self._unsent_bytes > _MAX_UNSENT:
             self.end("the media server does not read its messages")
+        return transaction
 
     def _encode(self, request: dict[str, Any], transaction: str) -> str:
         request = request | {"transaction": transaction}
