@@ -186,6 +186,32 @@ async def test_a_broadcaster_that_never_makes_an_offer_serves_all_viewers(
         assert (await show.asked()).startswith("client_")
 
 
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_viewers_are_direct_if_no_media_server_receives_the_broadcast(
+    monkeypatch: pytest.MonkeyPatch, *, refuses: bool
+) -> None:
+    """It works, but has no free ports; or the broadcaster's network blocks the way to it."""
+    monkeypatch.setattr(broadcast, "UP_WITHIN", 0.1)
+    monkeypatch.setattr(broadcast, "_PATIENCE", 0.2)
+    async with serve_relayed() as (service, (server,)), cast(service) as show:
+        server.refuses, server.connects = "no free ports" if refuses else None, False
+        await show.viewer()
+        await show.asked()
+        late = await show.viewer()
+        tries = 0
+        while (viewer_id := await show.asked()).startswith("relay_"):
+            tries += 1
+            offer = described("offer", str(tries))
+            to = {"streamId": STREAM, "viewerId": viewer_id}
+            await show.caster.send("webrtc-offer", offer=offer, **to)
+        assert tries >= 3
+        await show.caster.send("webrtc-offer", streamId=STREAM, viewerId=viewer_id, offer=1)
+        await late.wait_for("webrtc-offer", offer=1)
+        # The next one is not asked to wait for the same.
+        await show.viewer()
+        assert (await show.asked()).startswith("client_")
+
+
 async def test_a_slow_broadcaster_may_be_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its page makes a second peer connection, which must not get the answer to the first one."""
     monkeypatch.setattr(broadcast, "_ASK_ANEW_AFTER", (0.2, 10.0))

@@ -29,6 +29,9 @@ IDLE = 30.0
 #: Seconds before another ingest is tried: the first pause, the longest one, and how long an ingest
 #: must have worked to start again with the first.
 _FIRST_PAUSE, _LONGEST_PAUSE, _SETTLED = 0.2, 5.0, 30.0
+#: After how many failures in a row, and how many seconds after the first, all viewers are served
+#: directly.
+_TRIES, _PATIENCE = 3, 10.0
 #: The same as `ASK_AGAIN_AFTER` for clients that make another peer connection whenever they are
 #: asked. They get more time, since the first one may just be slow. Each time the media server has
 #: another id: otherwise they would take the answer to the first offer for that to the second.
@@ -65,6 +68,8 @@ class Broadcast:
         self._ingest: Ingest | None = None
         self._candidates: list[object] = []
         self._why: Failure | None = None
+        #: When ingests have ended since media reached one.
+        self._failed_at: list[float] = []
         route = member.live.route if member.live is not None else None
         self._epoch = route.epoch if route is not None else 0
         if route is not None:  # the broadcaster came from another replica
@@ -221,6 +226,12 @@ class Broadcast:
             self._parts.count(self._why, "broadcast")
             self._start_over()
             self._is_impossible = self._why in (Failure.UNANSWERED, Failure.NO_MEDIA)
+            self._failed_at.append(trio.current_time())
+            first, last = self._failed_at[0], self._failed_at[-1]
+            if len(self._failed_at) >= _TRIES and last >= first + _PATIENCE:
+                logger.warning("no media server receives a broadcast: all viewers become direct")
+                self._failed_at.clear()
+                self._is_impossible = True
             avoid = (node.name,)
             if trio.current_time() > began + _SETTLED:
                 pause = _FIRST_PAUSE
@@ -307,6 +318,7 @@ class Broadcast:
             async for event in ingest.events:
                 if isinstance(event, Up) and waiting.deadline < float("inf"):
                     waiting.deadline = float("inf")
+                    self._failed_at.clear()
                     self._parts.set_up("broadcast", trio.current_time() - began)
                     direct = self.places.direct
                     self._set_route(Route(node.name, ingest.feed, self._epoch, direct))
