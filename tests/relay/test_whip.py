@@ -16,7 +16,7 @@ from tests.test_sdp import CANDIDATE, OFFER, PASSWORD, UFRAG
 from tests.tokens import SECRET, make_token
 from trio_signal import publishing
 from trio_signal.relay import RelayError, viewer
-from trio_signal.relay.memory import MemoryServer, MemoryViewing
+from trio_signal.relay.memory import MemoryIngest, MemoryServer, MemoryViewing
 
 FRAGMENT = (
     f"a=ice-ufrag:{UFRAG}\r\na=ice-pwd:{PASSWORD}\r\nm=audio 9 RTP/AVP 0\r\na=mid:1\r\n"
@@ -207,6 +207,26 @@ async def test_ice_can_be_restarted_on_the_publishers_replica(
         server.is_down = True
         await encoder.patch(RESTART.replace("ysXw", "abcd"), 503, "*")
     await encoder.ask("DELETE", encoder.session, 200)
+
+
+async def test_ice_cannot_be_restarted_while_publishing_ends(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, deleted = trio.Event(), trio.Event()
+
+    async def refuse(*_: object) -> str:
+        asked.set()
+        await deleted.wait()
+        raise RelayError("no such handle")
+
+    async with serve_relayed() as (service, _), trio.open_nursery() as nursery:
+        encoder = Encoder(service, http)
+        await encoder.publish()
+        monkeypatch.setattr(MemoryIngest, "offer", refuse)
+        nursery.start_soon(encoder.patch, RESTART, 404, "*")
+        await asked.wait()
+        await encoder.ask("DELETE", encoder.session, 200)
+        deleted.set()
 
 
 async def test_tokens_decide_who_may_publish(http: httpx.AsyncClient) -> None:

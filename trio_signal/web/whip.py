@@ -32,7 +32,7 @@ _ANYBODY = "publisher"
 #: Seconds to wait before a retry.
 _SOON = {"Retry-After": "5"}
 
-_OTHER_SESSION = "The ICE session has changed"
+_OTHER_SESSION, _NO_SESSION = "The ICE session has changed", "There is no such session"
 _STATUS = {Refusal.STREAM_TAKEN: 409, Refusal.ROOM_FULL: 503, Refusal.NOT_ALLOWED: 403}
 _ERRORS = dict.fromkeys((401, 403, 404, 413, 429, 503), Detail) | {400: Detail, 415: Detail}
 OPERATIONS = {
@@ -195,7 +195,7 @@ class WhipRoutes:
         ids = read_path(SESSION, raw_path())
         found = await self._publishers.find(ids["room_id"], ids["session_id"])
         if found is None:
-            raise HttpError(404, "There is no such session")
+            raise HttpError(404, _NO_SESSION)
         if caller is not None and not found.is_by(caller):
             raise HttpError(403, "The session belongs to somebody else")
         return found
@@ -210,6 +210,8 @@ async def _change_here(publisher: Publisher, fragment: Fragment) -> Response:
     try:
         answer = Response(await publisher.restart(fragment), content_type=_FRAGMENT)
     except RelayError as error:
+        if publisher.closed_with is not None:  # it ended meanwhile: to try again is no use
+            raise HttpError(404, _NO_SESSION) from None
         raise HttpError(503, str(error), _SOON) from None
     answer.set_etag(publisher.etag)
     return answer
