@@ -20,6 +20,7 @@ from tests.clients import Service
 from tests.conftest import serve_once, serve_replicas
 from tests.members import AT, member
 from tests.receivers import Receiver, receive
+from tests.redis.server import open_redis_server
 from tests.test_backend import KEYS, backend, mesh
 from tests.test_openapi import KEY
 from trio_signal.hooks import HookEvent, SignatureError, check_signature, sign
@@ -368,6 +369,21 @@ async def test_announcements_are_delivered(replicas: tuple[int, str]) -> None:
         await receiver.until(lambda: receiver.words() == ["announcement.created"])
         event = receiver.events[0]
         assert (event["room"], event["announcement"]["message"]) == (None, "hello")
+
+
+async def test_announcement_made_without_redis_is_delivered_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    async with open_redis_server(tmp_path) as redis, receive(KEY) as receiver:
+        async with run((2, redis.url), receiver) as service, httpx.AsyncClient() as http:
+            url = f"http://{service.bases[1]}/api/creator/broadcast"
+            await redis.stop()
+            await trio.sleep(0.2)
+            answer = await http.post(url, json={"message": "Hello"})
+            assert answer.status_code == 200
+            await redis.start()
+            await receiver.until_told(1)
+        assert receiver.events[0]["announcement"]["id"] == answer.json()["id"]
 
 
 async def test_webhooks_listen_prints_events() -> None:

@@ -6,6 +6,7 @@ then one replica at a time reads and sends. Neither waits for a URL: the databas
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby, islice
@@ -67,8 +68,8 @@ class Source(Protocol):
     async def seq(self, room_id: str) -> int:
         """The number of a room's last recorded change."""
 
-    def announced(self, announcement: Announcement) -> None:
-        """Record an announcement."""
+    def announced(self, announcement: Announcement) -> bool:
+        """Record an announcement; return whether that was possible."""
 
 
 class Outbox:
@@ -356,7 +357,17 @@ class SharedWebhooks(Webhooks):
         """Use an open store, and the recorded changes."""
         super().__init__(store, urls, secret, metrics, replica)
         self._source = source
-        self.announced = source.announced
+        #: Announcements to record when Redis is back.
+        self._unrecorded: deque[Announcement] = deque(maxlen=_BATCH)
+
+    def announced(self, announcement: Announcement) -> None:
+        """Record an announcement. Does not block."""
+        self._unrecorded.append(announcement)
+        self._record()
+
+    def _record(self) -> None:
+        while self._unrecorded and self._source.announced(self._unrecorded[0]):
+            self._unrecorded.popleft()
 
     async def seq(self, room_id: str) -> int:
         """The number of a room's last event."""
@@ -375,6 +386,7 @@ class SharedWebhooks(Webhooks):
             await trio.sleep(_LOOKING)
 
     async def _may_lead(self) -> bool:
+        self._record()
         with suppress(BoardError):
             return await self._source.lead(LEADING)
         return False

@@ -125,9 +125,9 @@ class ObservedRooms:
             return 0
         return int(found or 0)
 
-    def announced(self, announcement: Announcement) -> None:
-        """Record that this replica made an announcement. Does not block."""
-        self._redis.send_nowait(
+    def announced(self, announcement: Announcement) -> bool:
+        """Record that this replica made an announcement; False without Redis. Does not block."""
+        return self._redis.send_nowait(
             *("XADD", self._directory.notes, "*", "event", ANNOUNCED),
             *("replica", self._directory.replica, "member", encode(announcement)),
         )
