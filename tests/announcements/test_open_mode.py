@@ -14,6 +14,7 @@ from tests.clients import Service
 from tests.conftest import serve_once
 from tests.raw import open_raw
 from tests.tokens import SECRET
+from trio_signal.auth import make_login_token
 
 COOKIE = "trio_signal_user"
 HTML = "<img src=x onerror='alert(1)'> & more"
@@ -225,3 +226,17 @@ async def test_a_nameless_creator_is_anonymous_everywhere(tmp_path: Path) -> Non
         assert new["broadcast"]["created_by"] == "anonymous"
         current = json.loads(await redis.ask("GET", "current_broadcast"))
         assert current["created_by"] == "anonymous"
+
+
+async def test_an_overlong_id_in_a_token_cannot_announce(tmp_path: Path) -> None:
+    """Other replicas could not read such an announcement."""
+    token = make_login_token("x" * 5000)
+    async with open_shared(tmp_path) as (office, _):
+        for at in (0, 1):
+            status, answer = await office.call(
+                *("POST", "", None, at),
+                json={"message": "Hello"},
+                headers={"Authorization": f"Bearer {token}"},
+            )
+            assert (status, answer["message"]) == (400, "An id has 256 characters at most.")
+            assert await office.active("ann", at=1 - at) is None

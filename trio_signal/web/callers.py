@@ -42,15 +42,15 @@ class Callers:
         """
         found = find_token(request.headers.getlist, request.args)
         claimed = request.args.get("user_id") or said or None
-        if claimed is not None and len(claimed) > MAX_ID:
+        token = found.text if found is not None else None
+        login = read_login_token(token)
+        user_id = claimed or (login.sub if login is not None else "")
+        if len(user_id) > MAX_ID:
             raise HttpError(400, f"An id has {MAX_ID} characters at most.")
         if found is None and claimed is None:
             return None
         if found is not None and found.from_cookie and request.method not in _READING:
             _check_origin(self._settings)
-        token = found.text if found is not None else None
-        login = read_login_token(token)
-        user_id = claimed or (login.sub if login is not None else "")
         try:
             identity = await self._auth.authenticate(Authenticate(user_id, token, claimed=claimed))
         except IdentityMismatchError as error:
