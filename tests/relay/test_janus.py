@@ -263,6 +263,16 @@ async def test_a_request_is_forgotten_when_nobody_waits_any_more(janus: Janus) -
         assert not node._session._waiting
 
 
+async def test_a_session_without_its_own_handle_is_replaced(janus: Janus, peers: Peers) -> None:
+    """As when an operator detaches it by the Admin API: it creates all rooms."""
+    async with connected(janus) as node:
+        before = node._session
+        before.tell({"janus": "detach", "handle_id": before.control._id})
+        await wait_until(lambda: node._session is not before and node.degraded is None)
+        with node.ingest("a broadcast") as ingest:
+            await publish(ingest, peers.new())
+
+
 async def test_a_media_server_that_does_not_read_is_lost(
     janus: Janus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -400,7 +400,9 @@ class Session:
     # As the owner of `control`
 
     def heard(self, message: Message) -> None:
-        """Ignore messages about `control`, which has no peer connection."""
+        """End if Janus has removed `control`: nothing could be created any more."""
+        if message.janus == "detached":
+            self.end("the media server has removed the handle")
 
     def lost(self, reason: str) -> None:
         """Do nothing: the session ends by itself."""
