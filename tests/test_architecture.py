@@ -105,7 +105,6 @@ MAY_HAVE_FINALLY = {
     "listener": "heads that are waited for, and refusals, are counted",
     "outbox": "the instrument is Trio's as long as the task runs",
     "readers": "each task reads from its own socket once the readers end",
-    "relay.janus.connection": "requests that nobody waits for are forgotten",
     "rooms": "joins that are under way are counted",
     "rounds": "the instrument is Trio's as long as the task runs",
     "store.database": "an attempt is given up, and a database closed",

@@ -12,7 +12,7 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from itertools import count
 from typing import Any, Protocol, cast
 
@@ -294,11 +294,9 @@ class Session:
             answers.append(answer)
             answered.set()
 
-        transaction = self._post(request, take)
-        try:
+        with ExitStack() as forgotten:
+            forgotten.callback(self._waiting.pop, self._post(request, take), None)
             await answered.wait()
-        finally:
-            self._waiting.pop(transaction, None)
         (answer,) = answers
         if answer is None:
             raise RelayError(self.ended or "the connection is lost")
