@@ -82,7 +82,8 @@ class Visitors:
             began = time.monotonic()
             with socket.create_connection(self._address, timeout=30) as client:
                 client.sendall(request)
-                assert client.recv(4096).split(b" ")[1] == status
+                # While there are too many connections that have not authenticated: 503.
+                assert client.recv(4096).split(b" ")[1] in (status, b"503")
             self.slowest[what] = max(self.slowest[what], time.monotonic() - began)
 
 
