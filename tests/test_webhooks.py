@@ -255,6 +255,15 @@ def test_unstored_events_survive_a_kill(tmp_path: Path, was_stored: bool) -> Non
     ]
 
 
+def keep_one_event(path: Path) -> tuple[Journal, Spool]:
+    """A journal with one event, which is in a new spool file too."""
+    journal, spool = make_journal(), Spool(path)
+    spool.open()
+    journal.note(joined("ann"))
+    spool.add(journal.waiting)
+    return journal, spool
+
+
 def test_spool_file_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trio_signal.webhooks.spool.MOST_BYTES", 2000)
     path = tmp_path / "spool"
@@ -278,10 +287,7 @@ def test_spool_on_a_full_disk_repeats_nothing_that_was_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "spool"
-    journal, spool = make_journal(), Spool(path)
-    spool.open()
-    journal.note(joined("ann"))
-    spool.add(journal.waiting)
+    journal, spool = keep_one_event(path)
 
     def write(file: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -309,10 +315,7 @@ def test_spool_is_not_replaced_by_half_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "spool"
-    journal, spool = make_journal(), Spool(path)
-    spool.open()
-    journal.note(joined("ann"))
-    spool.add(journal.waiting)
+    journal, spool = keep_one_event(path)
     real_write = os.write
     with monkeypatch.context() as full:
         full.setattr(

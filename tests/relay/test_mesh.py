@@ -1,9 +1,10 @@
 """Relayed broadcasts in `mesh`, whose clients must declare that they support them."""
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from tests.clients import Client, connect
+from tests.clients import Client, Service, connect
 from tests.relay.cast import Served, candidate, described, serve_relayed, until
 from tests.traveller import UNCOUNTED
 
@@ -64,15 +65,20 @@ async def test_a_broadcast_is_relayed_to_later_viewers(served: Served) -> None:
         await until(lambda: not server.ingests and not server.viewings)
 
 
+@asynccontextmanager
+async def three_peers(service: Service) -> AsyncIterator[tuple[Client, Client]]:
+    """The first and the last of three peers of a room: a broadcaster, and its second viewer."""
+    async with AsyncExitStack() as stack:
+        clients = []
+        for name in ("ann", "bob", "eve"):
+            clients.append(await stack.enter_async_context(service.connect("/ws/r")))
+            await enter(clients[-1], name)
+        yield clients[0], clients[-1]
+
+
 async def test_peers_already_in_the_room_are_placed_first(served: Served) -> None:
     service, _ = served
-    async with (
-        service.connect("/ws/r") as ann,
-        service.connect("/ws/r") as bob,
-        service.connect("/ws/r") as eve,
-    ):
-        for client, name in ((ann, "ann"), (bob, "bob"), (eve, "eve")):
-            await enter(client, name)
+    async with three_peers(service) as (ann, _eve):
         await ann.send("broadcast_start")
         told = await ann.wait_for("relay")
         assert told["for"] == ["eve"]
@@ -159,13 +165,7 @@ async def test_a_relayed_viewer_that_goes_live_is_served_directly(served: Served
     When it stops, it is a viewer again, and is placed as a newcomer is.
     """
     service, server = served
-    async with (
-        service.connect("/ws/r") as ann,
-        service.connect("/ws/r") as bob,
-        service.connect("/ws/r") as eve,
-    ):
-        for client, name in ((ann, "ann"), (bob, "bob"), (eve, "eve")):
-            await enter(client, name)
+    async with three_peers(service) as (ann, eve):
         await ann.send("broadcast_start")
         relay = (await ann.wait_for("relay", **{"for": ["eve"]}))["offer_to"]
         await ann.send("offer", to=relay, offer=described("offer", "7"))
