@@ -16,7 +16,7 @@ import httpx
 import pytest
 import trio
 
-from tests.clients import Service
+from tests.clients import PATIENCE, Service
 from tests.conftest import serve_once, serve_replicas
 from tests.members import AT, member
 from tests.receivers import Receiver, receive
@@ -374,19 +374,31 @@ async def test_announcements_are_delivered(replicas: tuple[int, str]) -> None:
         assert (event["room"], event["announcement"]["message"]) == (None, "hello")
 
 
-async def test_announcement_made_without_redis_is_delivered_when_it_is_back(
+@pytest.mark.parametrize("most", [webhooks._MOST_UNRECORDED, 1])
+async def test_announcements_made_without_redis_are_delivered_when_it_is_back(
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    most: int,
 ) -> None:
+    """Except those that are too many: then the newest are."""
+    monkeypatch.setattr(webhooks, "_MOST_UNRECORDED", most)
+    made = []
     async with open_redis_server(tmp_path) as redis, receive(KEY) as receiver:
         async with run((2, redis.url), receiver) as service, httpx.AsyncClient() as http:
-            url = f"http://{service.bases[1]}/api/creator/broadcast"
+            base = f"http://{service.bases[1]}"
             await redis.stop()
-            await trio.sleep(0.2)
-            answer = await http.post(url, json={"message": "Hello"})
-            assert answer.status_code == 200
+            with trio.fail_after(PATIENCE):
+                while b"degraded" not in (await http.get(f"{base}/readyz")).content:  # noqa: ASYNC110
+                    await trio.sleep(0.05)
+            for text in ("Hello", "again"):
+                answer = await http.post(f"{base}/api/creator/broadcast", json={"message": text})
+                assert answer.status_code == 200
+                made.append(answer.json()["id"])
             await redis.start()
-            await receiver.until_told(1)
-        assert receiver.events[0]["announcement"]["id"] == answer.json()["id"]
+            await receiver.until_told(min(most, 2))
+        assert [event["announcement"]["id"] for event in receiver.events] == made[-most:]
+    assert ("dropped a webhook" in caplog.text) is (most == 1)
 
 
 async def test_webhooks_listen_prints_events() -> None:

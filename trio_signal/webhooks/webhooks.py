@@ -38,6 +38,8 @@ PAUSES = (1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
 _BATCH = 200
 _IN_A_ROW = 20
 _AT_ONCE = 16
+#: Announcements that wait for Redis; beyond it, the oldest is dropped.
+_MOST_UNRECORDED = 200
 #: Bytes of an answer that are read, so that the connection can be reused.
 _ANSWER = 65536
 #: Seconds for which one replica leads, and between two renewals.
@@ -358,10 +360,13 @@ class SharedWebhooks(Webhooks):
         super().__init__(store, urls, secret, metrics, replica)
         self._source = source
         #: Announcements to record when Redis is back.
-        self._unrecorded: deque[Announcement] = deque(maxlen=_BATCH)
+        self._unrecorded: deque[Announcement] = deque(maxlen=_MOST_UNRECORDED)
 
     def announced(self, announcement: Announcement) -> None:
         """Record an announcement. Does not block."""
+        if len(self._unrecorded) == _MOST_UNRECORDED:
+            self._metrics.webhooks["dropped"] += 1
+            logger.error("dropped a webhook: Redis has been away for too many announcements")
         self._unrecorded.append(announcement)
         self._record()
 
