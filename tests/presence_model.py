@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from trio_signal.messages.commands import ChangeProfile
 from trio_signal.messages.events import (
+    CameBack,
     Joined,
     Left,
     News,
@@ -20,6 +21,7 @@ from trio_signal.messages.events import (
     RoomEvent,
     StopCause,
     StoppedLive,
+    WentAway,
     WentLive,
 )
 from trio_signal.messages.identity import Live, Member
@@ -41,6 +43,7 @@ def member(
     avatar: str | None = None,
     live: Live | None = None,
     joined_at: str = "",
+    away: bool = False,
 ) -> Member:
     return Member(
         peer_id=peer_id,
@@ -52,11 +55,12 @@ def member(
         avatar_url=avatar,
         live=live,
         joined_at=joined_at,
+        away=away,
     )
 
 
 def joined(who: Member) -> Joined:
-    return Joined(ROOM, replace(who, live=None), first=False, peers=0, at=AT)
+    return Joined(ROOM, replace(who, live=None, away=False), first=False, peers=0, at=AT)
 
 
 def left(who: Member) -> Left:
@@ -69,6 +73,10 @@ def went_live(who: Member) -> WentLive:
 
 def stopped(who: Member, cause: StopCause = StopCause.STOPPED) -> StoppedLive:
     return StoppedLive(ROOM, replace(who, live=None), last=False, cause=cause, at=AT)
+
+
+def away_or_back(who: Member) -> WentAway | CameBack:
+    return (WentAway if who.away else CameBack)(ROOM, who, AT)
 
 
 def renamed(who: Member, before: str) -> ProfileChanged:
@@ -178,20 +186,32 @@ class Audience:
     def __init__(self) -> None:
         #: Who is here, by peer id, and whether each is live.
         self.live: dict[str, Live | None] = {}
+        #: Who is away.
+        self.away: set[str] = set()
 
     def begin(self, members: Iterable[Member]) -> None:
         """The first peer receives the list of members."""
+        members = list(members)
         self.live = {who.peer_id: who.live for who in members}
+        self.away = {who.peer_id for who in members if who.away}
 
     def hear(self, events: Iterable[RoomEvent]) -> None:
         for event in events:
             match event:
                 case Joined(member=who):
                     assert who.peer_id not in self.live, "joined twice"
-                    assert who.live is None
+                    assert (who.live, who.away) == (None, False)
                     self.live[who.peer_id] = None
                 case Left(member=who):
                     assert self.live.pop(who.peer_id) is None, "left before it stopped"
+                    self.away.discard(who.peer_id)
+                case WentAway(member=who):
+                    assert who.peer_id in self.live, "away, but is not there"
+                    assert who.peer_id not in self.away, "away twice"
+                    self.away.add(who.peer_id)
+                case CameBack(member=who):
+                    assert who.peer_id in self.away, "back, but was not away"
+                    self.away.remove(who.peer_id)
                 case WentLive(member=who, news=news):
                     was_live = news in (News.CHANGED, News.AGAIN)
                     assert bool(self.live[who.peer_id]) == was_live, "live twice"
@@ -337,6 +357,11 @@ class OurReplica:
         for event in self.room.stop_live(peer_id, AT):
             self._publish(event)
 
+    def go_away_or_come_back(self, peer_id: str) -> None:
+        who = self.room.members[peer_id]
+        for event in self.room.set_away(who, AT, away=not who.away):
+            self._publish(event)
+
     def change_name(self, peer_id: str, name: str) -> None:
         change = ChangeProfile(ROOM, "profile_update", username=name)
         for event in self.room.change_profile(peer_id, change, AT):
@@ -347,8 +372,9 @@ class OurReplica:
         match event:
             case Left(member=who):
                 self.commands.append(partial(self.directory.leave, who))
-            case WentLive(member=who) | StoppedLive(member=who):
-                self.commands.append(partial(self.directory.change, OURS, [who], event))
+            case WentLive() | StoppedLive() | WentAway() | CameBack():
+                change = partial(self.directory.change, OURS, [event.member], event)
+                self.commands.append(change)
             case ProfileChanged(member=who):
                 self.rename(who, event)
 

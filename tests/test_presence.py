@@ -17,6 +17,7 @@ from tests.presence_model import (
     Audience,
     Directory,
     OurReplica,
+    away_or_back,
     by_peer,
     joined,
     left,
@@ -81,6 +82,25 @@ STATES: list[tuple[str, list[Member], list[Member], list[RoomEvent]]] = [
         [replace(went_live(member(live=EXCLUSIVE)), exclusive=True)],
     ),
     ("stopped", [member(live=VIDEO)], [member()], [stopped(member())]),
+    ("away", [member()], [member(away=True)], [away_or_back(member(away=True))]),
+    ("back", [member(away=True)], [member()], [away_or_back(member())]),
+    (
+        "came, is live and away",
+        [],
+        [member(live=VIDEO, away=True)],
+        [
+            joined(member()),
+            went_live(member(live=VIDEO, away=True)),
+            away_or_back(member(live=VIDEO, away=True)),
+        ],
+    ),
+    ("was away and went", [member(away=True)], [], [left(member(away=True))]),
+    (
+        "was away and went live",
+        [member(away=True)],
+        [member(live=VIDEO)],
+        [went_live(member(live=VIDEO)), away_or_back(member(live=VIDEO))],
+    ),
     (
         "other media",
         [member(live=VIDEO)],
@@ -574,6 +594,7 @@ FORGED: list[Callable[[Member], RoomEvent]] = [
     lambda who: Routed(ROOM, who, AT),
     lambda who: renamed(who, "Ann"),
     went_live,
+    away_or_back,
 ]
 someone = st.builds(
     member,
@@ -583,6 +604,7 @@ someone = st.builds(
     name=st.sampled_from(["Ann", "Bea"]),
     live=st.sampled_from([None, VIDEO, AUDIO, VIDEO_AGAIN, EXCLUSIVE]),
     joined_at=st.sampled_from(["", LATER]),
+    away=st.booleans(),
 )
 #: A change reports something about a member, or moves one. Or somebody writes these records.
 forgeries = st.tuples(st.none() | st.sampled_from(FORGED), someone)
@@ -609,6 +631,7 @@ def test_peers_are_told_the_room_state_despite_forgeries(
             break
         told = {peer_id: bool(live) for peer_id, live in audience.live.items()}
         assert told == {peer_id: bool(who.live) for peer_id, who in room.members.items()}
+        assert audience.away == {peer_id for peer_id, who in room.members.items() if who.away}
 
 
 # Random sequences
@@ -718,6 +741,13 @@ class Presence(RuleBasedStateMachine):
 
     @precondition(lambda self: self.theirs)
     @rule(nth=number)
+    def they_go_away_or_come_back(self, nth: int) -> None:
+        who = self.theirs[nth % len(self.theirs)]
+        who = replace(who, away=not who.away)
+        self.directory.change(who.replica, [who], away_or_back(who))
+
+    @precondition(lambda self: self.theirs)
+    @rule(nth=number)
     def they_rename(self, nth: int) -> None:
         who = self.theirs[nth % len(self.theirs)]
         name = self.names[who.user_id] = f"name {self.next()}"
@@ -787,6 +817,11 @@ class Presence(RuleBasedStateMachine):
     @rule(nth=number)
     def we_stop(self, nth: int) -> None:
         self.ours.stop_live(self.one_of_ours(nth))
+
+    @precondition(lambda self: self.ours.room.own)
+    @rule(nth=number)
+    def we_go_away_or_come_back(self, nth: int) -> None:
+        self.ours.go_away_or_come_back(self.one_of_ours(nth))
 
     @precondition(lambda self: self.ours.room.own)
     @rule(nth=number)
@@ -898,6 +933,8 @@ class Presence(RuleBasedStateMachine):
         room = self.ours.room
         if room.own:
             assert {p: m.live for p, m in room.members.items()} == self.ours.audience.live
+            away = {peer_id for peer_id, who in room.members.items() if who.away}
+            assert away == self.ours.audience.away
 
     @invariant()
     def own_members_belong_to_our_replica(self) -> None:
@@ -940,8 +977,8 @@ class Presence(RuleBasedStateMachine):
                 ours.give_up_waiting(entering)
 
 
-def essence(members: dict[str, Member]) -> dict[str, tuple[str, str, str, Live | None]]:
-    return {p: (m.replica, m.user_id, m.username, m.live) for p, m in members.items()}
+def essence(members: dict[str, Member]) -> dict[str, tuple[str, str, str, Live | None, bool]]:
+    return {p: (m.replica, m.user_id, m.username, m.live, m.away) for p, m in members.items()}
 
 
 TestPresence = Presence.TestCase

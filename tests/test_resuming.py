@@ -3,12 +3,14 @@
 The counting alone is tested in tests/test_resumption.py.
 """
 
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from random import Random
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -28,6 +30,7 @@ from tests.raw import (
     split_frames,
     upgrade_head,
 )
+from tests.redis.server import NOWHERE, Proxy, open_proxy
 from tests.tokens import SECRET, make_token
 from tests.traveller import UNCOUNTED, Traveller
 from trio_signal.limits import RESUMES
@@ -480,6 +483,56 @@ async def test_heir_is_back_on_any_replica(redis_url: str, is_here: bool) -> Non
         for guest in (bob, eve):
             await guest.client.expect("user_back", client_id="ann")
         await fence(heir.client, bob.client, eve.client)
+
+
+@pytest.mark.parametrize("cut_off", ["its replica", "the other one"])
+async def test_others_learn_who_is_away_and_back_after_an_outage(
+    redis_url: str, cut_off: str
+) -> None:
+    """They are told nothing while one of the replicas cannot reach Redis."""
+    given = {"redis_prefix": f"{uuid4()}:", "drain": 1}
+    async with (
+        open_proxy(urlsplit(redis_url).port or 6379) as proxy,
+        serve_once(**given, redis_url=redis_url) as well,
+        serve_once(**given, redis_url=proxy.url) as wired,
+        trio.open_nursery() as nursery,
+    ):
+        with ExitStack() as sockets:
+            rooms = [Room(service, nursery, sockets) for service in (wired, well)]
+            here, there = rooms if cut_off == "its replica" else reversed(rooms)
+            ann, bob = await here.enter("ann"), await there.enter("bob")
+            eve = await here.enter("eve")
+            await bob.client.expect("user_joined", client_id="eve")
+            await eve.client.send("offer", to_="ann", offer={})
+            await ann.client.wait_for("offer")
+            for type_ in ("user_away", "user_back"):
+                async with unplugged(proxy, wired):
+                    if type_ == "user_away":
+                        ann.client.reset()
+                    else:
+                        ann, _ = await here.resume(ann)
+                    await eve.client.expect(type_, client_id="ann")
+                await bob.client.expect(type_, client_id="ann")
+            await fence(ann.client, bob.client, eve.client)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def unplugged(proxy: Proxy, service: Service) -> AsyncIterator[None]:
+    """The service cannot reach Redis until the block ends; then it is ready again."""
+    target, proxy.target = proxy.target, NOWHERE
+    for number in range(proxy.accepted):
+        proxy.cut(number)
+    await wait_status(service, "degraded")
+    yield
+    proxy.target = target
+    await wait_status(service, "ready")
+
+
+async def wait_status(service: Service, status: str) -> None:
+    with trio.fail_after(PATIENCE):
+        while json.loads(await get(service.base, "/readyz"))["status"] != status:  # noqa: ASYNC110
+            await trio.sleep(0.02)
 
 
 # Stopping servers

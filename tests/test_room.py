@@ -57,19 +57,34 @@ def test_new_room_is_empty() -> None:
 
 def test_peer_that_is_taken_over_while_away_is_back() -> None:
     room, heir = room_of(ANN), replace(ANN, joined_at=LATER)
-    room.away.add("ann")
+    assert room.set_away(ANN, AT, away=True) == [WentAway("r", replace(ANN, away=True), AT)]
     assert room.join(heir, LATER) == [CameBack("r", heir, LATER)]
-    room.leave("ann", LATER)
-    assert room.away == set()
+    assert room.members["ann"] == heir
+
+
+def test_who_is_away_is_told_once() -> None:
+    room, away = room_of(ANN), replace(ANN, away=True)
+    assert room.set_away(ANN, AT, away=False) == []
+    assert room.set_away(ANN, AT, away=True) == [WentAway("r", away, AT)]
+    assert room.set_away(ANN, AT, away=True) == []
+    assert room.set_away(ANN, LATER, away=False) == [CameBack("r", ANN, LATER)]
+    assert room.set_away(CARL, AT, away=True) == []  # is not in the room
 
 
 def test_what_is_said_of_an_earlier_connection_is_ignored() -> None:
     heir = replace(ANN, joined_at=LATER)
     room = room_of(heir)
-    for kind in (WentAway, CameBack):
+    for kind, away in ((WentAway, True), (CameBack, False)):
         assert room.apply(kind("r", ANN, LATER)) == []
-        assert room.apply(kind("r", CARL, LATER)) == []
-        assert room.apply(kind("r", heir, LATER)) == [kind("r", heir, LATER)]
+        told = replace(heir, away=away)
+        assert room.apply(kind("r", told, LATER)) == [kind("r", told, LATER)]
+
+
+def test_others_do_not_decide_whether_our_peers_are_away() -> None:
+    room = Room("r", "here")
+    room.join(replace(ANN, replica="here"), AT)
+    assert room.apply(WentAway("r", replace(ANN, replica="here", away=True), LATER)) == []
+    assert not room.members["ann"].away
 
 
 def test_join_reports_the_new_peer_count() -> None:

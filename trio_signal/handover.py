@@ -350,25 +350,24 @@ class Handover:
 
     def release(self, session: Session, room: LocalRoom, sought: Sought) -> Departure:
         """End the session's task and connection; its room is still followed until `_end`."""
-        was_away = self._resuming.release(session)
+        self._resuming.release(session)
         self._participants.discard(session)
         session.go_away(for_good=True)
         room.joining += 1
-        return Departure(session, session.memberships[room.id], room, sought, away=was_away)
+        return Departure(session, session.memberships[room.id], room, sought)
 
     def park(self, session: Session, room: LocalRoom) -> None:
         """Keep a session in its room until a replica requests it; the first one gets it."""
         tag = session.session_tag
         self.parked[tag] = self.release(session, room, Sought(tag, 0, ""))
 
-    def dissolve(self, session: Session) -> bool:
-        """End a session that another one replaces in its room; return whether it was away."""
-        was_away = self._resuming.release(session)
+    def dissolve(self, session: Session) -> None:
+        """End a session that another one replaces in its room."""
+        self._resuming.release(session)
         self._participants.discard(session)
         session.go_away(for_good=True)
         if session.resumption is not None:
             session.resumption.end()
-        return was_away
 
     async def _watch(self, departure: Departure) -> None:
         """Send the session's data when the member has moved; give up after `_GIVEN_UP` seconds.

@@ -9,7 +9,6 @@ from trio_signal.errors import CloseCode
 from trio_signal.messages.commands import Close
 from trio_signal.messages.events import (
     Audience,
-    CameBack,
     Event,
     Joined,
     Notice,
@@ -17,7 +16,6 @@ from trio_signal.messages.events import (
     Signalled,
     StopCause,
     StoppedLive,
-    WentAway,
 )
 from trio_signal.messages.identity import Member
 from trio_signal.metrics import Metrics
@@ -169,10 +167,6 @@ class LocalRoom(Room):
             self._count(dialect, notice, len(audience))
         if isinstance(event, Joined):
             self.told_elsewhere.pop(peer_id, None)
-        elif isinstance(event, WentAway):
-            self.away.add(peer_id)
-        elif isinstance(event, CameBack):
-            self.away.discard(peer_id)
         for hearer in list(self._hearers.values()):
             hearer.hear(event)
         return cost + (len(self) - len(self.peers)) * most

@@ -93,15 +93,13 @@ class Reception:
 class Departure:
     """A session that is leaving this replica."""
 
-    def __init__(
-        self, session: Session, peer_id: str, room: LocalRoom, sought: Sought, *, away: bool
-    ) -> None:
+    def __init__(self, session: Session, peer_id: str, room: LocalRoom, sought: Sought) -> None:
         """Begin the departure. This replica must follow the room until its end."""
         self.session = session
         self.peer_id = peer_id
         self.room = room
         self.sought = sought
-        self.was_away = away
+        self.was_away = room.members[peer_id].away
         #: Set when the other replica has the member.
         self.moved = trio.Event()
 

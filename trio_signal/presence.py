@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from trio_signal.messages.events import (
+    CameBack,
     Joined,
     Left,
     News,
@@ -18,6 +19,7 @@ from trio_signal.messages.events import (
     Routed,
     StopCause,
     StoppedLive,
+    WentAway,
     WentLive,
 )
 from trio_signal.messages.handover import Sought
@@ -129,6 +131,7 @@ def reconcile(
     for peer_id, member in new.items():
         if peer_id in stayed:
             events += _live_change(room_id, old[peer_id], member, at)
+            events += _away_change(room_id, old[peer_id].away, member, at)
         else:
             events += arrival(room_id, member, at)
     return events
@@ -189,11 +192,17 @@ def _live_change(room_id: str, old: Member, new: Member, at: str) -> list[RoomEv
 
 def arrival(room_id: str, member: Member, at: str) -> list[RoomEvent]:
     """The events for a member that joined."""
-    joined = Joined(room_id, replace(member, live=None), first=False, peers=0, at=at)
-    return [joined, *_start(room_id, member, at)]
+    joined = Joined(room_id, replace(member, live=None, away=False), first=False, peers=0, at=at)
+    return [joined, *_start(room_id, member, at), *_away_change(room_id, False, member, at)]
 
 
 def _start(room_id: str, member: Member, at: str) -> list[RoomEvent]:
     if member.live is None:
         return []
     return [WentLive(room_id, member, News.FIRST, exclusive=member.live.exclusive, at=at)]
+
+
+def _away_change(room_id: str, was_away: bool, member: Member, at: str) -> list[RoomEvent]:
+    if was_away == member.away:
+        return []
+    return [(WentAway if member.away else CameBack)(room_id, member, at)]

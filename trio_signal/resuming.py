@@ -17,7 +17,7 @@ import trio
 from trio_signal.clock import utc_now
 from trio_signal.errors import CloseCode, NotResumedError
 from trio_signal.messages.commands import Authenticate, Close, Confirm, Resume
-from trio_signal.messages.events import CameBack, Confirmed, NotResumedReason, Resumed, WentAway
+from trio_signal.messages.events import Confirmed, NotResumedReason, Resumed
 from trio_signal.messages.handover import Sought
 from trio_signal.messages.identity import Identity, SessionInfo
 from trio_signal.metrics import Metrics
@@ -91,14 +91,13 @@ class Resuming:
         if away:
             self.away[session] = None
             for room_id, peer_id in session.memberships.items():
-                self._rooms[room_id].away.add(peer_id)
+                room = self._rooms[room_id]  # version 0.2.0 does not keep it in the member
+                room.set_away(room.members[peer_id], utc_now(), away=True)
 
-    def release(self, session: Session) -> bool:
-        """Forget a session that another replica continues; returns whether it was away."""
-        was_away = session in self.away
+    def release(self, session: Session) -> None:
+        """Forget a session that another replica continues."""
         self.away.pop(session, None)
         del self._sessions[session.session_tag]
-        return was_away
 
     def has(self, tag: str) -> bool:
         """Whether such a session is here, or was a moment ago."""
@@ -135,15 +134,13 @@ class Resuming:
         except NotResumedError as error:
             self._metrics.not_resumed[error.reason] += 1
             raise
-        was_away = session in self.away
         self.away.pop(session, None)
         session.go_on(newcomer)
         session.tell(Resumed(_counted(session), len(missing)))
         for frame in missing:
             session.owes += len(frame) * ANSWER_BYTE
             session.put(frame)
-        if was_away:
-            self._tell(session, CameBack)
+        self._set_away(session, away=False)
         self._metrics.resumed += 1
         self._metrics.replayed += len(missing)
         return session
@@ -198,13 +195,14 @@ class Resuming:
             return False
         if session not in self.away:
             self.away[session] = None
-            self._tell(session, WentAway)
+            self._set_away(session, away=True)
         return True
 
-    def _tell(self, session: Session, kind: type[WentAway | CameBack]) -> None:
+    def _set_away(self, session: Session, *, away: bool) -> None:
         for room_id, peer_id in session.memberships.items():
             room = self._rooms[room_id]
-            self._rooms.tell(session, room, [kind(room_id, room.members[peer_id], utc_now())])
+            events = room.set_away(room.members[peer_id], utc_now(), away=away)
+            self._rooms.tell(session, room, events)
 
     def until(self, session: Session) -> float:
         """When a session that starts to wait now expires, by Trio's clock."""

@@ -40,6 +40,12 @@ def _any_live(members: Mapping[str, Member]) -> bool:
     return any(member.live for member in members.values())
 
 
+def _in_order(live: Mapping[str, Member]) -> dict[str, Member]:
+    """Live members in the order of going live."""
+    began = {peer_id: member.live.started_at for peer_id, member in live.items() if member.live}
+    return {peer_id: live[peer_id] for peer_id in sorted(began, key=began.__getitem__)}
+
+
 def _news(member: Member, live: Live, peers: Mapping[str, Member]) -> News:
     """What is new when one of a user's peers goes live."""
     if member.live is not None:
@@ -68,8 +74,6 @@ class Room:
         self.numbering = Numbering()
         #: Peer ids that belong to this replica in the directory.
         self.entered: set[str] = set()
-        #: Peer ids of the members that the peers here know as away.
-        self.away: set[str] = set()
         #: Members by user id; no user is without members.
         self._users: dict[str, dict[str, Member]] = {}
         #: By peer id, in the order of going live.
@@ -154,12 +158,7 @@ class Room:
             self._drop(member)
         for member in members:
             self._put(member)
-        self._sort_live()
-
-    def _sort_live(self) -> None:
-        began = {member.peer_id: member.live.started_at for member in self.live if member.live}
-        in_order = sorted(began, key=began.__getitem__)
-        self._live = {peer_id: self.members[peer_id] for peer_id in in_order}
+        self._live = _in_order(self._live)
 
     def join(self, member: Member, at: str) -> list[RoomEvent]:
         """Add a peer. If the id is already here, the member is replaced without an event.
@@ -173,7 +172,7 @@ class Room:
             self._put(member)
             return [Joined(self.id, member, first, len(self), at)]
         events = self.stop_live(old.peer_id, at, StopCause.REPLACED)
-        if member.peer_id in self.away:
+        if old.away and not member.away:
             events.append(CameBack(self.id, member, at))
         self._put(member)
         return events
@@ -224,6 +223,15 @@ class Room:
         self._put(member)
         last = not _any_live(self._users[member.user_id])
         return [StoppedLive(self.id, member, last, cause, at, username)]
+
+    def set_away(self, member: Member, at: str, *, away: bool) -> list[RoomEvent]:
+        """Note whether a peer is away; no event if that is known, or if it was replaced."""
+        known = self.members.get(member.peer_id)
+        if known is None or known.joined_at != member.joined_at or known.away == away:
+            return []
+        member = replace(known, away=away)
+        self._put(member)
+        return [(WentAway if away else CameBack)(self.id, member, at)]
 
     def change_profile(self, peer_id: str, change: ChangeProfile, at: str) -> list[ProfileChanged]:
         """Change the name and picture of a peer's user."""
@@ -287,18 +295,18 @@ class Room:
         match event:
             case Joined(member=member):
                 self.entered.discard(member.peer_id)
-                # Peers do not learn from this event that it is live, only from `WentLive`.
-                return self.join(replace(member, live=None), event.at)
+                # Peers do not learn from this event that it is live or away.
+                return self.join(replace(member, live=None, away=False), event.at)
             case ProfileChanged():
                 self.apply_profile(event)
             case Rejoined():  # the number of peers as this replica knows it
                 return [replace(event, peers=len(self))]
-            case Left() | WentLive() | StoppedLive() | Routed() if event.member.peer_id in self.own:
+            case Left() | WentLive() | StoppedLive() | Routed() | WentAway() | CameBack() if (
+                event.member.peer_id in self.own
+            ):
                 return []
             case WentAway(member=member) | CameBack(member=member):
-                # Not numbered: it may be about an earlier connection, which was replaced meanwhile.
-                known = self.members.get(member.peer_id)
-                return [event] if known and known.joined_at == member.joined_at else []
+                return self.set_away(member, event.at, away=isinstance(event, WentAway))
             case Left(member=member):
                 return self.leave(member.peer_id, event.at, event.cause)
             case WentLive(member=Member(live=Live() as live) as member):
@@ -356,7 +364,7 @@ class Room:
                 if member is not old.get(peer_id):
                     # Events give all peers of a user one name, and leave out where a member is.
                     self._put(replace(member, live=self.members[peer_id].live))
-            self._sort_live()
+            self._live = _in_order(self._live)
         else:
             self.restore(new.values())
         for change in self.numbering.resume(snapshot.seq):
@@ -407,7 +415,6 @@ class Room:
     def _drop(self, member: Member) -> None:
         del self.members[member.peer_id]
         self.own.pop(member.peer_id, None)
-        self.away.discard(member.peer_id)
         self._live.pop(member.peer_id, None)
         peers = self._users[member.user_id]
         del peers[member.peer_id]

@@ -26,7 +26,7 @@ from trio_signal.limits import NoLease
 from trio_signal.local_room import LocalRoom
 from trio_signal.membership import may_see
 from trio_signal.messages.commands import Join
-from trio_signal.messages.events import CameBack, Entered, LiveNow, NotResumedReason
+from trio_signal.messages.events import Entered, LiveNow, NotResumedReason
 from trio_signal.messages.handover import Offered
 from trio_signal.messages.identity import Identity, Member, is_internal
 from trio_signal.metrics import Metrics
@@ -161,12 +161,12 @@ class StandIns:
             return
         peer_id, resumption = session.memberships[room.id], session.resumption
         kept = (resumption.give() if resumption is not None else None) or ()
-        was_away = self._handover.dissolve(session)
+        self._handover.dissolve(session)
         room.dismiss(peer_id)
         room.admit(peer_id, newcomer)
         me = room.members[peer_id]
-        if was_away:
-            self._rooms.tell(newcomer, room, [CameBack(room.id, me, utc_now())])
+        self._rooms.tell(newcomer, room, room.set_away(me, utc_now(), away=False))
+        me = room.members[peer_id]
         others = tuple(member for member in room.members.values() if member.peer_id != peer_id)
         # Hide the client's own broadcast: the client might watch it.
         shown = tuple(replace(m, live=None) if m is me else m for m in room.members.values())

@@ -10,12 +10,9 @@ import trio.testing
 
 from tests.bus.test_contract import RedisReplica
 from tests.clients import PATIENCE
-from tests.redis.server import Proxy, open_proxy
+from tests.redis.server import NOWHERE, Proxy, open_proxy
 from trio_signal.bus import Bus
 from trio_signal.bus.redis import RedisBus, open_redis_bus
-
-#: Nobody listens on this port.
-_NOWHERE = 1
 
 
 class CutOff:
@@ -29,7 +26,7 @@ class CutOff:
     async def away(self) -> AsyncIterator[None]:
         """Redis cannot be reached until the block ends; then it is back."""
         proxy, redis = self._proxy, self._bus.redis
-        target, proxy.target = proxy.target, _NOWHERE
+        target, proxy.target = proxy.target, NOWHERE
         with trio.fail_after(PATIENCE):
             for number in range(proxy.accepted):
                 proxy.cut(number)

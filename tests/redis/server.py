@@ -215,6 +215,10 @@ class Certificates:
         }
 
 
+#: Nobody listens on this port.
+NOWHERE = 1
+
+
 class Proxy:
     """Carries bytes to a server, until told to cut or freeze a connection.
 

@@ -178,6 +178,8 @@ class Member(Struct, frozen=True):
     session: Name = ""
     #: Whether its client supports broadcasts from media servers, in dialects where it must.
     relays: bool = False
+    #: Whether its session has no connection, and waits for its client.
+    away: bool = False
 
 
 class Announcement(Struct, frozen=True):

@@ -25,7 +25,7 @@ from trio_signal.bus import (
 from trio_signal.bus.announcements import RedisBoard
 from trio_signal.bus.redis.direct import DirectSignals
 from trio_signal.bus.redis.directory import Directory, in_order
-from trio_signal.bus.redis.feed import Feed, Feeds
+from trio_signal.bus.redis.feed import NUMBERED, Feed, Feeds
 from trio_signal.bus.redis.handover import RedisHandover
 from trio_signal.bus.redis.keeping import KeptHolds
 from trio_signal.bus.redis.lease import PATIENCE, Lease
@@ -47,14 +47,7 @@ from trio_signal.bus.redis.wire import (
     encode,
 )
 from trio_signal.clock import utc_now
-from trio_signal.messages.events import (
-    Left,
-    ProfileChanged,
-    RoomEvent,
-    Routed,
-    StoppedLive,
-    WentLive,
-)
+from trio_signal.messages.events import Left, ProfileChanged, RoomEvent
 from trio_signal.messages.identity import LOBBY, Member, is_internal
 from trio_signal.messages.records import RoomCount
 from trio_signal.metrics import Histogram
@@ -382,13 +375,13 @@ class RedisBus:
             case Left():
                 self.holds.known.reserve(event.room_id, event.member, trio.current_time())
                 self._directory.leave(event)
-            case WentLive(member=member) | StoppedLive(member=member) | Routed(member=member):
-                self._directory.change(event.room_id, [member], event)
             case ProfileChanged(member=member):
                 feed = self._feeds.get(event.room_id)
                 if feed is not None:
                     own = feed.own_of(member.user_id)
                     self._directory.change(event.room_id, own, event)
+            case _ if isinstance(event, NUMBERED):
+                self._directory.change(event.room_id, [event.member], event)
             case _:  # changes no members: not numbered, may be lost
                 told = encode(Change(0, self.replica, event))
                 self.redis.send_nowait("PUBLISH", self._directory.room(event.room_id), told)

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from trio_signal.bus.redis.wire import encode
 from trio_signal.messages.events import (
+    CameBack,
     Joined,
     Left,
     ProfileChanged,
@@ -15,6 +16,7 @@ from trio_signal.messages.events import (
     Routed,
     Signalled,
     StoppedLive,
+    WentAway,
     WentLive,
 )
 from trio_signal.messages.handover import Sought
@@ -22,8 +24,9 @@ from trio_signal.messages.identity import Member
 from trio_signal.presence import Change, Snapshot
 from trio_signal.room import Room, renamed
 
-#: Events that change who is in a room or who is live: these are numbered.
-_NUMBERED = (Joined, Left, WentLive, StoppedLive, Routed, ProfileChanged)
+#: Events that change members: these are numbered. Version 0.2.0 did not number the last two.
+_ALWAYS_NUMBERED = (Joined, Left, WentLive, StoppedLive, Routed, ProfileChanged)
+NUMBERED = (*_ALWAYS_NUMBERED, WentAway, CameBack)
 #: Seconds for the other replicas to rename their peers of a user who was renamed here.
 _RENAMED = 5.0
 
@@ -110,10 +113,10 @@ class Feed:
             return False
         if not change.seq:
             is_for_one = isinstance(event, Signalled) and event.target is not None
-            return not is_for_one and not isinstance(event, _NUMBERED)
+            return not is_for_one and not isinstance(event, _ALWAYS_NUMBERED)
         if isinstance(event, ProfileChanged):
             return True
-        if not isinstance(event, _NUMBERED) or event.member.replica != change.origin:
+        if not isinstance(event, NUMBERED) or event.member.replica != change.origin:
             return False
         # A newer connection may have replaced a peer of ours, which the directory has accepted.
         is_ours = event.member.peer_id in room.own and change.origin != room.replica
