@@ -135,10 +135,13 @@ class Visit:
         await self.websocket.send_message(json.dumps({"type": type_, **fields}))
 
     async def hear(self) -> dict[str, Any]:
+        """The next message, without pings that only confirm messages."""
         with trio.fail_after(PATIENCE):
-            message = json.loads(await self.websocket.get_message())
-        assert isinstance(message, dict)
-        return message
+            while True:
+                message = json.loads(await self.websocket.get_message())
+                assert isinstance(message, dict)
+                if message["type"] != "ping" or message.get("id") is not None:
+                    return message
 
     async def greet(self, session: str | None = None) -> None:
         """Send everything up to the snapshot, with an empty room; a resumption is refused."""

@@ -74,13 +74,16 @@ def test_kept_messages_are_bounded(texts: list[str], overflowed: bool) -> None:
 )
 def test_confirmation_is_requested_long_before_the_bound(ours: bool, times: int, size: int) -> None:
     resumption = Resumption("s")
+    resumption.came(size)
+    assert resumption.is_due  # the first message lists the members
+    assert resumption.ask() == 1
     for number in range(times):
         assert not resumption.is_due
         if ours:
             resumption.keep("x" * size)
         else:
             resumption.came(size)
-            assert resumption.received == number + 1
+            assert resumption.received == number + 2
         if number == times - 2:
             break
     resumption.came(ASK_AFTER_BYTES)

@@ -133,6 +133,7 @@ const UNCOUNTED = /^(ping|pong|auth_|token_|resumed|not_resumed)/;
 class Resumption {
   id;
   received = 0; // of the server's messages
+  #told = 0; // how many of them we have confirmed
   #confirmed = 0; // of ours
   #unconfirmed = []; // ours, encoded, oldest first; null if there were too many
   #size = 0;
@@ -149,7 +150,9 @@ class Resumption {
 
   /** Whether it is time to confirm, and to ask for a confirmation. */
   get isDue() {
-    return this.#news.messages >= ASK_AFTER_MESSAGES || this.#news.characters >= ASK_AFTER_CHARACTERS;
+    // The first message lists the room's members. It may be long, and the server keeps it until then.
+    const isFirst = this.#told === 0 && this.received > 0;
+    return isFirst || this.#news.messages >= ASK_AFTER_MESSAGES || this.#news.characters >= ASK_AFTER_CHARACTERS;
   }
 
   /** Counts a message of the server. */
@@ -176,6 +179,7 @@ class Resumption {
   /** Notes that we ask now; returns the number to confirm to the server. */
   ask() {
     this.#news = { messages: 0, characters: 0 };
+    this.#told = this.received;
     return this.received;
   }
 

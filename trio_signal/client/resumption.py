@@ -17,13 +17,24 @@ ASK_AFTER_BYTES = 2**15
 class Resumption:
     """One session: how many messages came, and which of ours may not have arrived."""
 
-    __slots__ = ("_bytes", "_confirmed", "_new", "_new_bytes", "_unconfirmed", "id", "received")
+    __slots__ = (
+        "_bytes",
+        "_confirmed",
+        "_new",
+        "_new_bytes",
+        "_told",
+        "_unconfirmed",
+        "id",
+        "received",
+    )
 
     def __init__(self, id_: str) -> None:
         """Begin after `auth_success`; `id_` is the server's id of the session."""
         self.id = id_
         #: How many messages of the server have been processed.
         self.received = 0
+        #: How many of them we have confirmed.
+        self._told = 0
         #: How many of our messages the server has confirmed; and the others, oldest first.
         self._confirmed = 0
         self._unconfirmed: deque[str] | None = deque()
@@ -39,7 +50,10 @@ class Resumption:
     @property
     def is_due(self) -> bool:
         """Whether it is time to confirm, and to ask for a confirmation."""
-        return self._new >= ASK_AFTER_MESSAGES or self._new_bytes >= ASK_AFTER_BYTES
+        # The first message lists the room's members. It may be long, and the server keeps it until
+        # then.
+        is_first = self._told == 0 < self.received
+        return is_first or self._new >= ASK_AFTER_MESSAGES or self._new_bytes >= ASK_AFTER_BYTES
 
     def came(self, size: int) -> None:
         """Count a message of the server that was processed; `size` is in bytes."""
@@ -63,6 +77,7 @@ class Resumption:
     def ask(self) -> int:
         """Record that we ask now; return the count to confirm to the server."""
         self._new = self._new_bytes = 0
+        self._told = self.received
         return self.received
 
     def confirm(self, received: int) -> None:
