@@ -68,6 +68,17 @@ def test_kept_messages_are_bounded(texts: list[str], overflowed: bool) -> None:
     assert resumption.overflowed is overflowed
 
 
+def test_the_first_message_is_confirmed_at_once() -> None:
+    resumption = Resumption("s")
+    resumption.keep("x")
+    due = [resumption.is_due]
+    resumption.came(1)
+    due.append(resumption.is_due)
+    assert resumption.ask() == 1
+    resumption.came(1)
+    assert [*due, resumption.is_due] == [False, True, False]
+
+
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize(
     ("times", "size"), [(ASK_AFTER_MESSAGES, 1), (ASK_AFTER_MESSAGES // 4, ASK_AFTER_BYTES // 16)]
@@ -75,8 +86,7 @@ def test_kept_messages_are_bounded(texts: list[str], overflowed: bool) -> None:
 def test_confirmation_is_requested_long_before_the_bound(ours: bool, times: int, size: int) -> None:
     resumption = Resumption("s")
     resumption.came(size)
-    assert resumption.is_due  # the first message lists the members
-    assert resumption.ask() == 1
+    resumption.ask()
     for number in range(times):
         assert not resumption.is_due
         if ours:
