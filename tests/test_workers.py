@@ -118,6 +118,17 @@ async def test_failed_worker_start_is_retried(
             assert not is_gone(int(other[2]))
 
 
+async def test_modules_in_the_working_directory_are_not_imported(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The application's own files may have the names of Python's modules."""
+    (tmp_path / "secrets.py").write_text("raise SystemExit('the wrong module')")
+    monkeypatch.chdir(tmp_path)
+    with trio.fail_after(PATIENCE):
+        async with open_workers(two(redis_url)):
+            pass
+
+
 async def test_failure_of_the_first_start_is_an_error(tmp_path: Path) -> None:
     """The settings are wrong: a retry would not help. The other worker ends the same way."""
     async with open_redis_server(tmp_path, requirepass="secret") as redis:

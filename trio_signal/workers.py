@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -79,7 +80,10 @@ class _Worker:
     def __init__(self, settings: Settings, host: str, port: int, hurry: trio.Event) -> None:
         self._patience = pause_before_draining(settings) + settings.drain + GRACE
         self._hurry = hurry
-        self._command = [sys.executable, "-m", "trio_signal", "serve"]
+        # A module must not come from the working directory, where `-m` looks first, unless this
+        # process looks there too: an application's file may have the name of a standard module.
+        is_safe = sys.path[0] not in ("", str(Path.cwd()))
+        self._command = [sys.executable, *["-P"] * is_safe, "-m", "trio_signal", "serve"]
         redis_url = settings.redis_url.get_secret_value() if settings.redis_url else ""
         # Not on the command line, which everybody can see: settings may contain passwords.
         self._environment = os.environ | {
