@@ -39,11 +39,14 @@ class ReplicaState(Struct, frozen=True):
 
 
 class PeerState(Struct, frozen=True):
-    """What only a peer's replica knows: its class of address, and whether it is away."""
+    """What only a peer's replica knows: its class of address.
+
+    `away` is for replicas of version 0.2.0, whose members do not have it.
+    """
 
     peer_id: Name
     address_class: str
-    away: bool
+    away: bool = False
 
 
 class StatesAsked(Struct, frozen=True, tag=True):

@@ -222,7 +222,8 @@ def peer_detail(member: Member, state: PeerState | None) -> PeerDetail:
         member.live is not None,
         member.joined_at,
         member.replica,
-        *((state.address_class, state.away) if state is not None else ()),
+        state.address_class if state is not None else "unknown",
+        member.away,
     )
 
 

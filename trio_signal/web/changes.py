@@ -17,8 +17,6 @@ _LOOKING = 1.0
 _LIST = 3.0
 #: Seconds without a change after which a comment shows that the connection is alive.
 _QUIET = 15.0
-#: Up to so many peers in a room, a peer that loses its connection counts as a change.
-_SMALL = 500
 #: How many clients may listen to one replica.
 MOST = 50
 
@@ -84,8 +82,5 @@ async def _look(hub: Hub, room_id: str | None) -> object:
     if room_id is None:
         return await hub.bus.count_rooms(), trio.current_time() // _LIST
     members = await hub.members(room_id)
-    there = tuple((m.peer_id, m.joined_at, m.username, m.live is None) for m in members)
-    replicas = {m.replica for m in members} if len(members) <= _SMALL else ()
-    states = await hub.survey.peers(room_id, replicas)
-    away = frozenset(key for key, state in states.items() if state.away)
-    return hash(there), away, await hub.bus.holds.is_locked(room_id)
+    there = tuple((m.peer_id, m.joined_at, m.username, m.live is None, m.away) for m in members)
+    return hash(there), await hub.bus.holds.is_locked(room_id)
