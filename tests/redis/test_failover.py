@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from tests.clients import PATIENCE
-from tests.redis.server import HOST, RedisServer, free_port, open_proxy
+from tests.redis.server import HOST, NOWHERE, RedisServer, free_port, open_proxy
 from tests.redis.topologies import (
     TAGGED,
     follows,
@@ -15,6 +15,7 @@ from tests.redis.topologies import (
     open_pair,
     open_redis_cluster,
     open_sentinel,
+    open_sentinel_with,
     until,
 )
 from trio_signal.redis import (
@@ -92,6 +93,33 @@ async def test_sentinels_are_followed(tmp_path: Path, end: str) -> None:
             await hears(redis, replica)
             if end == "frozen":
                 primary.thaw()
+
+
+@pytest.mark.parametrize("primary_of_the_other", ["none", "dead"])
+async def test_a_sentinel_that_was_set_up_anew_is_passed_over(
+    tmp_path: Path, primary_of_the_other: str
+) -> None:
+    """It knows no primary yet, or one from an old configuration."""
+    settings = f"sentinel monitor main {HOST} {free_port()} 2\n"
+    if primary_of_the_other == "none":
+        settings = ""
+    async with (
+        open_pair(tmp_path) as (primary, _),
+        open_sentinel(tmp_path, primary) as sentinel,
+        open_sentinel_with(tmp_path, settings) as other,
+        open_proxy(sentinel.port) as proxy,
+    ):
+        place, its_place = f"{HOST}:{proxy.port}", f"{HOST}:{other.port}"
+        for places in (f"{place},{its_place}", f"{its_place},{place}"):
+            async with open_redis(f"redis+sentinel://{places}/main", must_connect=False) as redis:
+                await until(partial(writes, redis, primary))
+                # The Sentinel to which it listens restarts.
+                proxy.target = NOWHERE
+                for number in range(proxy.accepted):
+                    proxy.cut(number)
+                await trio.sleep(1.5)
+                proxy.target = sentinel.port
+                await until(partial(writes, redis, primary))
 
 
 async def test_a_sentinel_is_refused_as_a_server(tmp_path: Path) -> None:

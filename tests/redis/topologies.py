@@ -55,24 +55,36 @@ async def open_pair(directory: Path) -> AsyncIterator[tuple[RedisServer, RedisSe
 @asynccontextmanager
 async def open_sentinel(directory: Path, primary: RedisServer) -> AsyncIterator[RedisServer]:
     """A Sentinel that watches `primary` as `main`, and needs no other for a majority."""
-    port = free_port()
-    config = directory / "sentinel.conf"
-    config.write_text(
-        f"port {port}\nbind {HOST}\ndir {directory}\n"
+    async with open_sentinel_with(
+        directory,
         f"sentinel monitor main {HOST} {primary.port} 1\n"
         "sentinel down-after-milliseconds main 500\n"
-        "sentinel failover-timeout main 2000\n"
-    )
+        "sentinel failover-timeout main 2000\n",
+    ) as sentinel:
+
+        async def knows_a_replica() -> bool:
+            return bool(await sentinel.ask("SENTINEL", "REPLICAS", "main"))
+
+        await until(knows_a_replica)
+        yield sentinel
+
+
+@asynccontextmanager
+async def open_sentinel_with(directory: Path, settings: str) -> AsyncIterator[RedisServer]:
+    """A Sentinel with these settings."""
+    port = free_port()
+    config = directory / f"sentinel-{port}.conf"
+    config.write_text(f"port {port}\nbind {HOST}\ndir {directory}\n{settings}")
     async with trio.open_nursery() as nursery:
         sentinel = RedisServer(nursery, directory, {})
         sentinel.port = port
         command = ["redis-server", str(config), "--sentinel"]
         nursery.start_soon(partial(trio.run_process, command, stdout=-3, check=False))
 
-        async def knows_a_replica() -> bool:
-            return bool(await sentinel.ask("SENTINEL", "REPLICAS", "main"))
+        async def answers() -> bool:
+            return bool(await sentinel.ask("PING"))
 
-        await until(knows_a_replica)
+        await until(answers)
         yield sentinel
         nursery.cancel_scope.cancel()
 

@@ -18,6 +18,7 @@ from redis.exceptions import MovedError
 
 from trio_signal.redis.address import Address
 from trio_signal.redis.connection import (
+    Argument,
     ConfigurationError,
     Connection,
     NotConnectedError,
@@ -36,6 +37,8 @@ _PAUSE = 1.0
 _SWITCHED = b"+switch-master"
 
 Pushed = Callable[[list[bytes]], None]
+#: A host and a port.
+Place = tuple[str, int]
 
 
 class Locator:
@@ -45,10 +48,10 @@ class Locator:
         """Use the address of the URL; in a cluster, all keys are where `key` is."""
         self._address = address
         self._key = key
-        #: The Sentinels; the one that answered last comes first.
+        #: The Sentinels; the one that named the primary last comes first.
         self._sentinels = list(address.sentinels)
         #: The primary that they named last.
-        self._primary: tuple[str, int] | None = None
+        self._primary: Place | None = None
         #: Other nodes of the cluster.
         self._nodes: list[Address] = []
 
@@ -79,7 +82,14 @@ class Locator:
             connect, name=name, timing=timing, pushed=pushed, patient=patient, replaces=replaces
         )
         if self._sentinels:
-            return await open_at(await self._ask(name, timing))
+            sentinel, primary = await self._ask(name, timing)
+            try:
+                return await open_at(primary)
+            except NotConnectedError:
+                # This Sentinel may be out of date: next time, ask the others first.
+                self._sentinels.remove(sentinel)
+                self._sentinels.append(sentinel)
+                raise
         reasons: list[str] = []
         for address in (self._address, *self._nodes):
             try:
@@ -122,25 +132,27 @@ class Locator:
         self._nodes = [replace(known, host=host, port=port) for host, port in sorted(places)]
         del self._nodes[_NODES:]
 
-    async def _ask(self, name: str, timing: Timing) -> Address:
-        """Ask the Sentinels for the primary; the first one that can be reached decides."""
-        connection = await self._open_sentinel(name, timing, pushed=_ignore)
-        with closing(connection):
-            (place,) = await connection.ask(self._question)
-        if isinstance(place, Exception):
-            raise NotConnectedError(f"{self}: {place}")
-        if place is None:
-            raise ConfigurationError(f"{self}: the Sentinels do not know {self._address.service!r}")
-        host, port = place
-        self._primary = (host.decode(), int(port))
-        return replace(self._address, host=self._primary[0], port=self._primary[1], sentinels=())
+    async def _ask(self, name: str, timing: Timing) -> tuple[Place, Address]:
+        """Ask the Sentinels for the primary; the first one that knows it decides."""
+        sentinel, connection, primary = await self._open_sentinel(name, timing, pushed=_ignore)
+        connection.close()
+        self._primary = primary
+        host, port = primary
+        return sentinel, replace(self._address, host=host, port=port, sentinels=())
 
     @property
     def _question(self) -> tuple[str, str, str]:
         return "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.service
 
-    async def _open_sentinel(self, name: str, timing: Timing, *, pushed: Pushed) -> Connection:
+    async def _open_sentinel(
+        self, name: str, timing: Timing, *commands: tuple[Argument, ...], pushed: Pushed
+    ) -> tuple[Place, Connection, Place]:
+        """Connect to the first Sentinel that knows the primary; return it, and what it named.
+
+        `commands` are sent before the question. The caller closes the connection.
+        """
         reasons: list[str] = []
+        unknowing = 0
         for place in list(self._sentinels):
             host, port = place
             address = replace(self._address, host=host, port=port, sentinels=())
@@ -148,12 +160,22 @@ class Locator:
                 connection = await connect(
                     address, name, timing, pushed=pushed, patient=False, to_sentinel=True
                 )
+                with ExitStack() as stack:
+                    stack.callback(connection.close)
+                    *_, reply = await connection.ask(*commands, self._question)
+                    primary = _place(reply)
+                    if primary is not None:
+                        stack.pop_all()
+                        self._sentinels.remove(place)
+                        self._sentinels.insert(0, place)
+                        return place, connection, primary
             except NotConnectedError as error:
                 reasons.append(str(error))
             else:
-                self._sentinels.remove(place)
-                self._sentinels.insert(0, place)
-                return connection
+                unknowing += reply is None
+                reasons.append(f"{host}:{port} does not name the primary: {reply!r:.80}")
+        if unknowing == len(reasons):
+            raise ConfigurationError(f"{self}: the Sentinels do not know {self._address.service!r}")
         raise NotConnectedError("; ".join(reasons))
 
     async def watch(self, name: str, timing: Timing, switched: Callable[[], None]) -> NoReturn:
@@ -169,12 +191,12 @@ class Locator:
 
         while True:
             try:
-                connection = await self._open_sentinel(name, timing, pushed=hear)
+                _, connection, primary = await self._open_sentinel(
+                    name, timing, ("SUBSCRIBE", _SWITCHED), pushed=hear
+                )
                 with closing(connection):
-                    *_, place = await connection.ask(("SUBSCRIBE", _SWITCHED), self._question)
-                    # Check for a switch before the subscription; a push that arrives instead of the
-                    # reply is news as well.
-                    if self._primary is not None and _place(place) != self._primary:
+                    # Check for a switch before the subscription.
+                    if self._primary is not None and primary != self._primary:
                         switched()
                     await connection.run()
             except (ConfigurationError, NotConnectedError) as error:
@@ -186,7 +208,7 @@ class Locator:
 _SLOTS = ("CLUSTER", "SLOTS")
 
 
-def _place(reply: Any) -> tuple[str, int] | None:
+def _place(reply: Any) -> Place | None:
     if not isinstance(reply, list) or len(reply) != 2:
         return None
     return reply[0].decode(), int(reply[1])
