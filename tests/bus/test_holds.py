@@ -1,6 +1,7 @@
 """What a room keeps for a while (reserved ids, bans, locks) on each bus, and its limits."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio.testing
@@ -20,6 +21,7 @@ from tests.bus.test_contract import (  # noqa: F401  fixtures
 from tests.clients import PATIENCE
 from tests.members import member
 from tests.notes.test_contract import age
+from tests.redis.server import open_redis_server
 from trio_signal.bus import holds as holds_module
 from trio_signal.bus.holds import MOST_OF_ROOM, Holds, digest_of
 from trio_signal.bus.redis import RedisBus
@@ -286,3 +288,24 @@ async def test_bans_and_locks_made_without_redis_are_written_when_it_is_back(
             assert await refusal(replica, ann()) is Refusal.NOT_ALLOWED
             assert await refusal(replica, member("bob"), "locked") is Refusal.NOT_ALLOWED
             assert await refusal(replica, member(replica.name), "unlocked") is None
+
+
+async def test_bans_and_locks_that_redis_refused_are_written_when_it_accepts_them(
+    tmp_path: Path,
+) -> None:
+    """The connection stays: nothing else tells that Redis accepts writes again."""
+    async with open_redis_server(tmp_path) as server, deploy_redis(2, server.url) as deployed:
+        one, other = deployed.replicas
+        assert isinstance(one.bus, RedisBus)
+        await server.ask("CONFIG", "SET", "maxmemory", "1")
+        one.bus.holds.ban("r", ann(), 60)
+        one.bus.holds.lock("locked", locked=True)
+        await one.bus.redis.ping()
+        await server.ask("CONFIG", "SET", "maxmemory", "0")
+        with trio.fail_after(PATIENCE):
+            while await refusal(other, ann()) is None:
+                other.leave("ann-1")
+                await trio.sleep(0.05)
+            while await refusal(other, member("bob"), "locked") is None:
+                other.leave("bob", room="locked")
+                await trio.sleep(0.05)

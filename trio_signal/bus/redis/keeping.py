@@ -20,6 +20,8 @@ from trio_signal.redis import NotConnectedError, Redis, RedisError
 
 #: Seconds for which a key shows that Redis was not emptied; longer than any lock.
 _EPOCH = 7 * 86400
+#: Seconds until Redis is asked again that refused something.
+_PAUSE = 1.0
 #: How many bans and locks are remembered that Redis may not have.
 _MOST_UNSAID = 10_000
 
@@ -86,6 +88,7 @@ class KeptHolds:
         self._redis.note_refusal(reply)
         if isinstance(reply, Exception) and len(self._unsaid) < _MOST_UNSAID:
             self._unsaid[room_id, digest] = None
+            self._uncertain.set()  # a connection that stays may refuse writes for a while
 
     def take(self, held: Held) -> None:
         """Another replica has banned a user or locked a room, in Redis as well."""
@@ -107,9 +110,11 @@ class KeptHolds:
             try:
                 await self._look()
             except RedisError:
-                await trio.sleep(1)
+                await trio.sleep(_PAUSE)
             else:
                 await self._uncertain.wait()
+                if self._unsaid:
+                    await trio.sleep(_PAUSE)
 
     def _write_unsaid(self) -> None:
         now = trio.current_time()
@@ -124,8 +129,9 @@ class KeptHolds:
                 self._write(room_id, digest, end - now)
 
     async def _look(self) -> None:
-        self._write_unsaid()
+        # First, because this raises if Redis still refuses writes.
         await self._redis.set(self._key, self._replica, nx=True, ex=_EPOCH)
+        self._write_unsaid()
         epoch = str(await self._redis.get(self._key))
         if self._epoch is not None and epoch != self._epoch:
             now = trio.current_time()
