@@ -175,6 +175,8 @@ async def test_one_deadline_covers_tcp_tls_and_hello(scheme: str) -> None:
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", ConfigurationError, "not Redis"),
         (b"-ERR max number of clients reached\r\n", NotConnectedError, "max number of clients"),
         (b"-LOADING Redis is loading\r\n", NotConnectedError, "loading"),
+        (b"-BUSY Redis is busy running a script\r\n", NotConnectedError, "BUSY"),
+        (b"-MISCONF Errors writing to the AOF file\r\n", NotConnectedError, "MISCONF"),
     ],
 )  # fmt: skip
 async def test_other_answers_to_hello(said: bytes, error: type[Exception], reason: str) -> None:

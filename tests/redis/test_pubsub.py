@@ -302,6 +302,28 @@ async def answer_requests(end: FakeConnection, redis: Redis) -> None:
     await end.say(b"+PONG\r\n")
 
 
+@pytest.mark.parametrize("refused", ["subscribe", "PING"])
+async def test_what_is_refused_for_now_is_asked_again(refused: str) -> None:
+    """As while somebody's script blocks the server; it keeps the connection."""
+    async with open_fake() as fake, with_fake(fake) as (redis, _, server):
+        with trio.fail_after(PATIENCE):
+            redis.pubsub.subscribe("c")
+            assert await server.command() == [b"subscribe", b"c"]
+            if refused == "PING":
+                server.close()
+                server = await fake.accept()
+                assert await server.command() == [b"subscribe", b"c"]
+                await server.acknowledge(b"subscribe", b"c")
+            await server.say(b"-BUSY Redis is busy running a script\r\n")
+            server = await fake.accept()
+            assert await server.command() == [b"subscribe", b"c"]
+            assert await server.command() == [b"PING"]
+            await server.acknowledge(b"subscribe", b"c")
+            await server.say(b"+PONG\r\n")
+            await redis.pubsub.wait_subscribed("c")
+            await redis.wait_connected()
+
+
 async def test_messages_after_unsubscribing_are_ignored() -> None:
     async with open_fake() as fake, with_fake(fake) as (redis, _, server):
         with trio.fail_after(PATIENCE):

@@ -43,6 +43,9 @@ _WRONG_SERVER = frozenset(
         ReadOnlyError,
     }
 )
+#: How errors begin that end by themselves: a script blocks the server, or its disk cannot be
+#: written. MISCONF answers PING too.
+_PASSING = ("BUSY ", "MISCONF ")
 #: Pushes that answer a request; all others are messages.
 _ACKNOWLEDGEMENTS = frozenset({b"subscribe", b"unsubscribe"})
 
@@ -101,6 +104,11 @@ def _error_reply(text: str) -> Exception:
         # A script may say `ASK` without meaning a redirection in a cluster.
         return ResponseError(text)
     return error
+
+
+def is_passing(reply: object) -> bool:
+    """Whether the server may accept the same command later, without a changed setting of ours."""
+    return isinstance(reply, ResponseError) and str(reply).startswith(_PASSING)
 
 
 class Request:

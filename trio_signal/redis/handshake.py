@@ -27,6 +27,7 @@ from trio_signal.redis.connection import (
     LostError,
     NotConnectedError,
     Timing,
+    is_passing,
 )
 
 
@@ -129,6 +130,7 @@ def _check_greeting(address: Address, reply: object) -> None:
         # Not the server's own text, which quotes the password.
         raise ConfigurationError(f"{address}: the server is older than Redis 6")
     passing = isinstance(reply, BusyLoadingError | MasterDownError | ClusterDownError)
+    passing = passing or is_passing(reply)
     lasting = isinstance(reply, AuthenticationError | ResponseError) and not passing
     kind = ConfigurationError if lasting else NotConnectedError
     raise kind(f"{address}: {reply}")

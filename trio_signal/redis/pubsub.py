@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import trio
 from redis.exceptions import InvalidResponse, PubSubError, ResponseError
 
-from trio_signal.redis.connection import Connection, Request, Timing
+from trio_signal.redis.connection import Connection, LostError, Request, Timing, is_passing
 from trio_signal.redis.link import Link
 from trio_signal.redis.locating import Locator
 
@@ -138,6 +138,8 @@ class _SubscriptionRequest(Request):
                 if (command.decode(), name) != (self._command, subscription.name):
                     raise InvalidResponse(f"{reply!r} answers another request")
                 subscription.acknowledged = True
+            case _ if is_passing(reply):
+                raise LostError(f"cannot {self._command} {subscription.channel!r}: {reply}")
             case ResponseError():
                 logger.error("cannot %s %r: %s", self._command, subscription.channel, reply)
                 subscription.refusal = reply
@@ -156,6 +158,8 @@ class _Marker(Request):
         self._pubsub = pubsub
 
     def answer(self, reply: object) -> None:
+        if is_passing(reply):
+            raise LostError(str(reply))
         if not isinstance(reply, Exception):
             self._pubsub.caught_up()
 
