@@ -36,6 +36,8 @@ def test_a_quick_answer_counts_for_more_than_a_later_slow_one() -> None:
 @pytest.mark.parametrize("step", [-3600.0, 3600.0])
 def test_a_clock_that_was_set_is_followed(step: float) -> None:
     clock = RedisClock()
-    clock.note(10.0, 10.002, AHEAD + 10.001)
-    clock.note(20.0, 20.002, AHEAD + 20.001 + step)
+    assert clock.note(10.0, 10.002, AHEAD + 10.001) == 0
+    forward = clock.note(20.0, 20.002, AHEAD + 20.001 + step)
+    assert forward == pytest.approx(max(step, 0.0), abs=0.02)
+    assert clock.note(21.0, 21.002, AHEAD + 21.001 + step) == 0
     assert clock.span(20.0) == pytest.approx((AHEAD + step + 20,) * 2, abs=0.01)

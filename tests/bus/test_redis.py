@@ -193,6 +193,41 @@ async def test_a_replica_with_a_deleted_lease_does_not_count_as_dead(
         assert [m.peer_id for m in await here.bus.members("r")] == [here.name, other.name]
 
 
+def let_clock_be_set(bus: RedisBus) -> str:
+    """Let the time of leases be that of Redis and the seconds in a key, which is returned."""
+    scripts, key = bus._directory.scripts, bus._key("ahead")
+    clock = (
+        "local function clock() local time = redis.call('TIME'); "
+        f"return {{tostring(time[1] + (redis.call('GET', '{key}') or 0)), time[2]}} end\n"
+    )
+    for name in ("lease", "reap"):
+        source = getattr(scripts, name).source.decode().replace("redis.call('TIME')", "clock()")
+        setattr(scripts, name, bus.redis.register_script(clock + source))
+    return key
+
+
+async def test_nobody_counts_as_dead_because_the_clock_was_set(redis_url: str) -> None:
+    async with deploy_redis(2, redis_url) as deployed:
+        one, other = deployed.replicas
+        await one.meet(other)
+        assert isinstance(one.bus, RedisBus)
+        assert isinstance(other.bus, RedisBus)
+        for bus in (one.bus, other.bus):
+            key = let_clock_be_set(bus)
+            await bus._lease.renew()
+        redis, replicas = one.bus.redis, one.bus._key("replicas")
+        await redis.set(key, 3600)
+        seconds, _ = await redis.time()
+        with trio.fail_after(PATIENCE):
+            while await redis.zcount(replicas, (seconds + 3600) * 1000, "+inf") < 2:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        for replica in (one, other):
+            await replica.settle()
+            assert await replica.peers() == [one.name, other.name]
+        one.leave(one.name)
+        assert (await other.expect(Left)).member.peer_id == one.name
+
+
 async def test_a_replicas_list_of_rooms_expires_if_nobody_reaps_it(
     redis_url: str,
 ) -> None:

@@ -37,14 +37,19 @@ class RedisClock:
         self._least, self._most = float("-inf"), float("inf")
         self._noted = 0.0
 
-    def note(self, asked: float, now: float, time: float) -> None:
-        """Record the answer to a question: `time` is in milliseconds, rounded down."""
+    def note(self, asked: float, now: float, time: float) -> float:
+        """Record the answer to a question: `time` is in milliseconds, rounded down.
+
+        Returns by how many seconds at least the clock was set forward since the last answer.
+        """
         drift = (now - self._noted) * _DRIFT
         least, most = time - now, time + 0.001 - asked
+        forward = max(least - self._most - drift, 0.0)
         if self._least - drift <= most and least <= self._most + drift:
             least, most = max(least, self._least - drift), min(most, self._most + drift)
         # Otherwise somebody has set a clock, or it is another server.
         self._least, self._most, self._noted = least, most, now
+        return forward
 
     @property
     def is_known(self) -> bool:
@@ -132,7 +137,11 @@ class Lease:
         milliseconds = int(self._seconds * 1000)
         asked = trio.current_time()
         held, expired, time = await self._write(milliseconds, take=False)
-        self.clock.note(asked, trio.current_time(), time / 1000)
+        forward = self.clock.note(asked, trio.current_time(), time / 1000)
+        if forward > self._seconds / 2:
+            # Leases that seem to have expired have not: all replicas renew theirs in this time.
+            until = trio.current_time() + max(PATIENCE, self._seconds / 2)
+            self._reaps_from = max(self._reaps_from, until)
         if not held:
             if self._retired:
                 return []
