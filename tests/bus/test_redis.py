@@ -8,18 +8,28 @@ from uuid import uuid4
 
 import pytest
 import trio
+from msgspec import Raw
 from msgspec.structs import replace
 
 from tests.bus.outages import deploy_with_outages
 from tests.bus.test_contract import RedisReplica, deploy_redis
 from tests.clients import PATIENCE
+from tests.members import AT
+from tests.redis.buses import drain
 from tests.redis.server import RedisServer, open_redis_server
 from trio_signal.bus import Caps
 from trio_signal.bus.redis import RedisBus, open_redis_bus
 from trio_signal.bus.redis.directory import Directory, Record
 from trio_signal.bus.redis.feed import Feed
 from trio_signal.bus.redis.recovery import _Before, _differs
-from trio_signal.messages.events import Joined, Left, ProfileChanged, StoppedLive, WentLive
+from trio_signal.messages.events import (
+    Joined,
+    Left,
+    ProfileChanged,
+    Signalled,
+    StoppedLive,
+    WentLive,
+)
 from trio_signal.messages.identity import Member
 from trio_signal.presence import Change, Snapshot
 from trio_signal.redis import Event, Redis, ResponseError, open_redis
@@ -226,6 +236,24 @@ async def test_nobody_counts_as_dead_because_the_clock_was_set(redis_url: str) -
             assert await replica.peers() == [one.name, other.name]
         one.leave(one.name)
         assert (await other.expect(Left)).member.peer_id == one.name
+
+
+async def test_a_replica_that_renews_its_lease_just_before_it_is_reaped_is_alive(
+    redis_url: str,
+) -> None:
+    async with deploy_redis(2, redis_url) as deployed:
+        one, other = deployed.replicas
+        assert isinstance(one.bus, RedisBus)
+        await one.meet(other)
+        members = one.rooms["r"].members
+        offer = Raw(b"1")
+        signal = Signalled("r", "offer", offer, members[one.name], members[other.name], "", AT)
+        one.bus.send(other.name, signal)
+        await one.bus._lease._reap(other.name)
+        assert (await other.expect(Signalled)).sender.peer_id == one.name
+        await drain(one.bus, [other.bus])
+        with trio.move_on_after(0.1):
+            pytest.fail(f"it was delivered, and then: {await one.next()}")
 
 
 async def test_a_replicas_list_of_rooms_expires_if_nobody_reaps_it(

@@ -187,7 +187,7 @@ class Lease:
         keys = [key("replicas"), key("rooms"), key("owned", replica)]
         args: list[Argument] = [replica, key("room", ""), utc_now(), int(goodbye)]
         until, *taken = await self._directory.scripts.reap(keys, args)
-        if goodbye:
+        if goodbye or not until:  # not reaped here: it renewed its lease, or another was faster
             return
         if taken:
             logger.warning("replica %s is gone: removed its %d peers", replica, len(taken) // 2)
