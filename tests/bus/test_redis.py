@@ -238,6 +238,22 @@ async def test_nobody_counts_as_dead_because_the_clock_was_set(redis_url: str) -
         assert (await other.expect(Left)).member.peer_id == one.name
 
 
+async def test_a_new_replica_reaps_nobody_who_may_be_about_to_renew(redis_url: str) -> None:
+    """No lease could be renewed for a while, as Redis refused writes."""
+    prefix = f"{uuid4()}:"
+    async with (
+        open_redis(redis_url) as redis,
+        open_redis_bus(redis_url, "new", prefix=prefix) as bus,
+    ):
+        replicas = bus._key("replicas")
+        await redis.zadd(replicas, {"old": 1})
+        await bus._lease.renew()
+        assert await redis.zscore(replicas, "old") == 1
+        bus._lease.hold_off(0)  # as after the pause
+        await bus._lease.renew()
+        assert await redis.zscore(replicas, "old") is None
+
+
 async def test_a_replica_that_renews_its_lease_just_before_it_is_reaped_is_alive(
     redis_url: str,
 ) -> None:

@@ -148,8 +148,12 @@ class Lease:
             # Before the new lease, because with it rooms are restored first. As soon as a room has
             # any member of ours, other replicas assume that all of them are back.
             self._lost()
+            until = trio.current_time() + PATIENCE
             if self.is_held:
-                self._patient_until = trio.current_time() + PATIENCE
+                self._patient_until = until
+            else:
+                # Nobody could renew a lease if Redis refused all writes before this replica began.
+                self._reaps_from = max(self._reaps_from, until)
             _, expired, _ = await self._write(milliseconds, take=True)
         now = trio.current_time()
         if self.is_held and (not held or now > self._renewed + self._seconds):
