@@ -53,6 +53,7 @@ RIGHT: Mapping[str, Any] = {
     "flag": True,
     "opaque": {"sdp": "v=0"},
 }
+SIGNALS = ("offer", "answer", "candidate")
 
 
 def fits(answer: Message, wanted: Message) -> bool:
@@ -209,6 +210,15 @@ async def test_live_needs_a_room_id(service: Service, type_: str, error: str) ->
         if type_ == "send_message":
             for content in ({}, {"content": ""}):
                 await scene.check(json.dumps({"type": type_, "room_id": "r"} | content), wanted)
+        await scene.check_peace()
+
+
+@pytest.mark.parametrize("type_", FAMILIES["stream"].messages)
+async def test_stream_needs_a_stream_id(service: Service, type_: str) -> None:
+    fields = {"streamId": "", "orderId": "", "viewerId": "x", **dict.fromkeys(SIGNALS, 1)}
+    async with open_scene(service, "stream") as scene:
+        wanted = FAMILIES["stream"].field(type_)
+        await scene.check(json.dumps({"type": type_, **fields}), wanted)
         await scene.check_peace()
 
 

@@ -5,9 +5,9 @@ the offers. See docs/protocols/stream.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from trio_signal.dialects.base import Dialect
 from trio_signal.dialects.wire import Id, Reader, UnreadableError, encode
@@ -53,12 +53,16 @@ from trio_signal.messages.events import (
     WentLive,
 )
 from trio_signal.messages.identity import Identity, Member, ServerInfo
+from trio_signal.names import MAX_ID
+
+#: Not empty: pages that do not know their stream yet would all meet in that one.
+_StreamId = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 
 # Messages from clients. Field names on the wire are in camel case.
 
 
 class _OfStream(Struct, rename="camel"):
-    stream_id: Id
+    stream_id: _StreamId
 
 
 class BroadcasterReady(_OfStream, tag="broadcaster-ready"):
@@ -96,7 +100,7 @@ class IceCandidate(WebRtcIceCandidate, tag="ice-candidate"):
 class StreamStart(Struct, tag="start-streaming", rename="camel"):
     """Announces that it will go live soon."""
 
-    order_id: Id
+    order_id: _StreamId
 
 
 class EndStream(_OfStream, tag="end-stream"):
