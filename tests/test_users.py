@@ -33,6 +33,7 @@ from trio_signal.users import (
 
 ANN = User(hash_password("correct horse"), "Ann", Grants(("a-*",), creator=True))
 BOB = User(hash_password("battery staple"))
+FORM = "application/x-www-form-urlencoded"
 
 
 @pytest.fixture
@@ -518,6 +519,35 @@ async def test_open_mode_accepts_any_password_and_refreshes(serve: Serve) -> Non
         assert (await http.get("/auth/me", headers=headers)).json()["user_id"] == "ann"
         assert (await http.post("/auth/refresh")).status_code == 401
         assert (await http.post("/auth/logout")).json() == {"message": "Logged out"}
+
+
+@pytest.mark.parametrize("type_", ["text/plain;charset=UTF-8", FORM, "", "application/JSON"])
+@pytest.mark.parametrize("call", ["login", "token"])
+async def test_login_reads_json_whatever_its_content_type(
+    serve: Serve, call: str, type_: str
+) -> None:
+    """As all other calls do: `fetch` and curl send another one unless they are told."""
+    async with (
+        serve() as service,
+        httpx.AsyncClient(base_url=f"http://{service.base}") as http,
+    ):
+        body = b' {"username":"ann","password":"x&password=y"}'
+        headers = {"Content-Type": type_} if type_ else {}
+        answer = await http.post(f"/auth/{call}", content=body, headers=headers)
+        assert answer.json()["user"] == {"user_id": "ann", "username": "ann"}
+
+
+@pytest.mark.parametrize("sent", [{}, {"files": {"x": b""}}], ids=["form", "multipart"])
+async def test_login_reads_forms(serve: Serve, sent: dict[str, Any]) -> None:
+    async with (
+        serve() as service,
+        httpx.AsyncClient(base_url=f"http://{service.base}") as http,
+    ):
+        form = {"username": "ann", "password": "x"}
+        answer = await http.post("/auth/login", data=form, **sent)
+        assert answer.json()["user"] == {"user_id": "ann", "username": "ann"}
+        answer = await http.post("/auth/login", data={"username": "ann"}, **sent)
+        assert answer.status_code == 422
 
 
 async def test_no_login_without_a_users_file(serve: Serve) -> None:

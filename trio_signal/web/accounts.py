@@ -18,6 +18,7 @@ from trio_signal.web.callers import Callers
 #: Lifetime in seconds of a token from the built-in login.
 SESSION = 12 * 3600.0
 _NO_LOGIN = "The built-in login is off"
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 class LoginRequest(Struct):
@@ -52,10 +53,10 @@ def add_accounts(app: QuartTrio, callers: Callers, settings: Settings) -> None:
     @app.post("/auth/login")
     @app.post("/auth/token")
     async def login() -> Response:
-        if request.mimetype == "application/json":
-            body = await read_body(LoginRequest)
-        else:  # as OAuth 2 clients send it
+        if await _is_form():
             body = await read_form(LoginRequest)
+        else:
+            body = await read_body(LoginRequest)
         if not settings.wants_tokens:  # any password does
             return _logged_in(make_login_token(body.username), body.username, body.username)
         if users is None:
@@ -86,6 +87,15 @@ def add_accounts(app: QuartTrio, callers: Callers, settings: Settings) -> None:
     async def me() -> Response:
         user = await callers.require()
         return json_answer({"user_id": user.user_id, "username": user.username or user.user_id})
+
+
+async def _is_form() -> bool:
+    """Whether the request's body is a form, as OAuth 2 clients send it, and not JSON.
+
+    Many programs send JSON as a form or as plain text, because they set no content type.
+    """
+    body = await request.get_data(as_text=False)
+    return request.mimetype in _FORMS and not body.lstrip().startswith(b"{")
 
 
 async def _check(
