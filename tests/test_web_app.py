@@ -397,7 +397,7 @@ async def test_open_mode_accepts_any_password(
         {"data": {"password": "x"}},
         {"files": {"username": (None, "ann")}},
         {"content": b"--x\r\nno form", "headers": {"Content-Type": "multipart/form-data"}},
-        {"content": b'{"username":"ann","password":"x"}', "headers": {"Content-Type": "text/x"}},
+        {"content": b"username=ann&password=x", "headers": {"Content-Type": "text/x"}},
     ],
 )
 async def test_incomplete_login_is_refused(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
