@@ -456,6 +456,19 @@ async def test_websocket_at_an_unknown_path_is_404(service: Service, path: str) 
     assert answer.body
 
 
+@pytest.mark.parametrize("slashes", ["//", "///"])
+@pytest.mark.parametrize("host", ["localhost", "localhost "])  # a library reads unusual heads
+async def test_leading_slashes_do_not_count(service: Service, slashes: str, host: str) -> None:
+    """A client gets two if its address of the server ends in one."""
+    async with open_raw(service.base) as client:
+        await client.upgrade(f"{slashes}ws/r/ann/?username=Ann", Host=host)
+        state = await client.wait_for("room_state")
+    assert (state["room_id"], state["users"][0]["username"]) == ("r", "Ann")
+    async with open_raw(service.base) as client:
+        await client.send(upgrade_head(f"{slashes}x/ws/r/ann"))
+        assert (await client.receive_answer()).status == 404
+
+
 @pytest.mark.parametrize("path", WEBSOCKET_PATHS)
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 async def test_http_at_a_websocket_path_is_426(

@@ -331,6 +331,9 @@ class Handshake:
         if self.request is None:
             self._unusual = _read(head)
             self.request = _as_head(self._unusual[1]) if self._unusual is not None else None
+        if self.request is not None and self.request.path.startswith("//"):
+            # `urlsplit` would take the first segment for a host.
+            self.request = self.request._replace(path="/" + self.request.path.lstrip("/"))
 
     def accept(self, cookie: str | None = None) -> tuple[bool, bytes]:
         """Return whether the client is accepted, and the answer; `request` must not be None.
