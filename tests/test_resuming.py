@@ -517,6 +517,31 @@ async def test_others_learn_who_is_away_and_back_after_an_outage(
         nursery.cancel_scope.cancel()
 
 
+async def test_only_the_newest_connection_joins_anew(redis_url: str) -> None:
+    """The client has abandoned the older ones, which must not replace it."""
+    given = {"redis_prefix": f"{uuid4()}:", "drain": 1}
+    async with (
+        open_proxy(urlsplit(redis_url).port or 6379) as proxy,
+        serve_once(**given, redis_url=redis_url) as well,
+        serve_once(**given, redis_url=proxy.url) as wired,
+        trio.open_nursery() as nursery,
+    ):
+        with ExitStack() as sockets:
+            here, there = (Room(service, nursery, sockets) for service in (wired, well))
+            ann, bob = await here.enter("ann"), await there.enter("bob")
+            await ann.client.expect("user_joined", client_id="bob")
+            async with unplugged(proxy, wired):
+                *older, newest = [await there.ask(ann, **ann.claims) for _ in range(3)]
+                for client in older:
+                    await client.expect_close(1013, "A newer connection has the session")
+                await newest.expect("not_resumed", reason="owner_lost")
+                await newest.expect("auth_success", client_id="ann")
+                await newest.expect("users_in_room")
+                await fence(newest, bob.client)
+            await fence(bob.client, newest)
+        nursery.cancel_scope.cancel()
+
+
 @asynccontextmanager
 async def unplugged(proxy: Proxy, service: Service) -> AsyncIterator[None]:
     """The service cannot reach Redis until the block ends; then it is ready again."""

@@ -264,8 +264,7 @@ class Handover:
 
     async def _admit(self, reception: Reception) -> None:
         """Let the newest waiting connection carry the session."""
-        waiting = [each for each in reception.claimants if not each.gone.is_set()]
-        waiting.sort(key=lambda claimant: claimant.number)
+        waiting = reception.waiting
         for claimant in waiting[:-1]:
             claimant.refuse(None)
         for claimant in waiting[-1:]:

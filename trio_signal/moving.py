@@ -84,9 +84,22 @@ class Reception:
         self.outcome = outcome
         self.came.set()
 
+    @property
+    def waiting(self) -> list[Claimant]:
+        """The connections that still wait, the newest last."""
+        waiting = [each for each in self.claimants if not each.gone.is_set()]
+        return sorted(waiting, key=lambda claimant: claimant.number)
+
     def refuse(self, reason: NotResumedReason | None) -> None:
-        """Refuse the session to all claimants."""
-        for claimant in self.claimants:
+        """Refuse the session to all claimants.
+
+        Only the newest is told why, and joins anew. The client has abandoned the others, which
+        would replace the newest.
+        """
+        waiting = self.waiting
+        for claimant in waiting[:-1]:
+            claimant.refuse(None)
+        for claimant in waiting[-1:]:
             claimant.refuse(reason)
 
 
