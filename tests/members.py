@@ -29,4 +29,5 @@ def member(
         avatar_url=avatar_url,
         live=Live(live, AT) if live else None,
         wire=WIRE,
+        away=False,
     )

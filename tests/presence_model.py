@@ -43,7 +43,7 @@ def member(
     avatar: str | None = None,
     live: Live | None = None,
     joined_at: str = "",
-    away: bool = False,
+    away: bool | None = False,
 ) -> Member:
     return Member(
         peer_id=peer_id,

@@ -185,6 +185,21 @@ def test_applying_the_difference_gives_the_new_state(old: list[Member], new: lis
     assert room.members == by_peer(new)
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_record_that_does_not_say_who_is_away_changes_nothing(*, is_known: bool) -> None:
+    """Replicas of version 0.2.0 write such records, and tell who is away without a number."""
+    room = Room(ROOM, OURS)
+    room.join(member("ours", replica=OURS), AT)
+    room.join(replace(member(), away=None), AT)
+    if is_known:
+        assert room.apply(away_or_back(member(away=True))) == [away_or_back(member(away=True))]
+    snapshot = Snapshot(1, (member("ours", replica=OURS), member(away=None)))
+    assert room.catch_up(snapshot, room.numbering.losses, AT) == []
+    assert bool(room.members[member().peer_id].away) == is_known
+    back = room.apply(away_or_back(member(away=False)))
+    assert back == ([away_or_back(member(away=False))] if is_known else [])
+
+
 # A room, step by step
 
 
@@ -604,7 +619,7 @@ someone = st.builds(
     name=st.sampled_from(["Ann", "Bea"]),
     live=st.sampled_from([None, VIDEO, AUDIO, VIDEO_AGAIN, EXCLUSIVE]),
     joined_at=st.sampled_from(["", LATER]),
-    away=st.booleans(),
+    away=st.none() | st.booleans(),
 )
 #: A change reports something about a member, or moves one. Or somebody writes these records.
 forgeries = st.tuples(st.none() | st.sampled_from(FORGED), someone)
@@ -977,7 +992,9 @@ class Presence(RuleBasedStateMachine):
                 ours.give_up_waiting(entering)
 
 
-def essence(members: dict[str, Member]) -> dict[str, tuple[str, str, str, Live | None, bool]]:
+def essence(
+    members: dict[str, Member],
+) -> dict[str, tuple[str, str, str, Live | None, bool | None]]:
     return {p: (m.replica, m.user_id, m.username, m.live, m.away) for p, m in members.items()}
 
 

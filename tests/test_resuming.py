@@ -33,7 +33,11 @@ from tests.raw import (
 from tests.redis.server import NOWHERE, Proxy, open_proxy
 from tests.tokens import SECRET, make_token
 from tests.traveller import UNCOUNTED, Traveller
+from trio_signal.bus.redis.handover import RedisHandover
 from trio_signal.limits import RESUMES
+from trio_signal.local_room import LocalRoom
+from trio_signal.messages.handover import Sought
+from trio_signal.messages.identity import Member
 
 SEEDS = 40 * EFFORT
 PATH = "/ws/r"
@@ -515,6 +519,36 @@ async def test_others_learn_who_is_away_and_back_after_an_outage(
                 await bob.client.expect(type_, client_id="ann")
             await fence(ann.client, bob.client, eve.client)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("records_away", [True, False])
+async def test_an_old_replica_gets_no_record_of_who_is_away(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, *, records_away: bool
+) -> None:
+    """It would never change that, so the peer would look away after it is back."""
+    if not records_away:
+        monkeypatch.setattr("trio_signal.handover.Sought", old_request)
+    given: list[bool | None] = []
+    give = RedisHandover.give
+
+    def note(self: RedisHandover, room: LocalRoom, member: Member, sought: Sought) -> None:
+        given.append(member.away)
+        give(self, room, member, sought)
+
+    monkeypatch.setattr(RedisHandover, "give", note)
+    async with open_replicas(redis_url) as (here, there):
+        ann, bob = await here.enter_all("ann", "bob")
+        ann.client.reset()
+        await bob.client.expect("user_away", client_id="ann")
+        ann, _ = await there.resume(ann)
+        await bob.client.expect("user_back", client_id="ann")
+        await fence(ann.client, bob.client)
+        assert given == [True if records_away else None]
+
+
+def old_request(*args: Any, **_: Any) -> Sought:
+    """A request of a session by a replica of version 0.2.0."""
+    return Sought(*args)
 
 
 async def test_only_the_newest_connection_joins_anew(redis_url: str) -> None:

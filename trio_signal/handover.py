@@ -198,6 +198,7 @@ class Handover:
         sought = Sought(
             *(member.session, self._attempts, self._rooms.replica),
             *(asked_at, owner, received),
+            records_away=True,
         )
         session = Session(
             uuid4().hex,
@@ -345,7 +346,10 @@ class Handover:
         self.departures[sought.session] = departure
         room.depart(peer_id, session)
         self._nursery.start_soon(self._watch, departure, name="departure")
-        self._bus.give(room, replace(room.members[peer_id], session=sought.session), sought)
+        member = replace(room.members[peer_id], session=sought.session)
+        if not sought.records_away:  # what this replica recorded would stay
+            member = replace(member, away=None)
+        self._bus.give(room, member, sought)
 
     def release(self, session: Session, room: LocalRoom, sought: Sought) -> Departure:
         """End the session's task and connection; its room is still followed until `_end`."""

@@ -111,6 +111,7 @@ class Membership:
             wire=WIRE,
             session=peer.session_tag,
             relays=command.relays,
+            away=False,
         )
 
     async def _recall(self, room_id: str, identity: Identity) -> tuple[str, str | None]:

@@ -112,7 +112,7 @@ class Departure:
         self.peer_id = peer_id
         self.room = room
         self.sought = sought
-        self.was_away = room.members[peer_id].away
+        self.was_away = bool(room.members[peer_id].away)
         #: Set when the other replica has the member.
         self.moved = trio.Event()
 

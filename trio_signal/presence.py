@@ -137,6 +137,13 @@ def reconcile(
     return events
 
 
+def completed(member: Member, known: Member | None) -> Member:
+    """A member's record. If it does not say whether the member is away, what was known counts."""
+    if member.away is not None or known is None or known.joined_at != member.joined_at:
+        return member
+    return replace(member, away=known.away)
+
+
 def _is_same(old: Member, new: Member) -> bool:
     """Whether both are the same peer: a newer one may have taken over the peer id.
 
@@ -202,7 +209,7 @@ def _start(room_id: str, member: Member, at: str) -> list[RoomEvent]:
     return [WentLive(room_id, member, News.FIRST, exclusive=member.live.exclusive, at=at)]
 
 
-def _away_change(room_id: str, was_away: bool, member: Member, at: str) -> list[RoomEvent]:
-    if was_away == member.away:
+def _away_change(room_id: str, was_away: bool | None, member: Member, at: str) -> list[RoomEvent]:
+    if member.away is None or bool(was_away) == member.away:
         return []
     return [(WentAway if member.away else CameBack)(room_id, member, at)]

@@ -90,9 +90,7 @@ class Resuming:
         self._sessions[session.session_tag] = session
         if away:
             self.away[session] = None
-            for room_id, peer_id in session.memberships.items():
-                room = self._rooms[room_id]  # version 0.2.0 does not keep it in the member
-                room.set_away(room.members[peer_id], utc_now(), away=True)
+            self._set_away(session, away=True)  # version 0.2.0 does not record it
 
     def release(self, session: Session) -> None:
         """Forget a session that another replica continues."""

@@ -25,7 +25,7 @@ from trio_signal.messages.events import (
     WentLive,
 )
 from trio_signal.messages.identity import Live, Member, Route
-from trio_signal.presence import Change, Numbering, Snapshot, arrival, reconcile
+from trio_signal.presence import Change, Numbering, Snapshot, arrival, completed, reconcile
 
 
 def renamed(member: Member, username: str, avatar_url: str | None) -> Member:
@@ -227,7 +227,7 @@ class Room:
     def set_away(self, member: Member, at: str, *, away: bool) -> list[RoomEvent]:
         """Note whether a peer is away; no event if that is known, or if it was replaced."""
         known = self.members.get(member.peer_id)
-        if known is None or known.joined_at != member.joined_at or known.away == away:
+        if known is None or known.joined_at != member.joined_at or bool(known.away) == away:
             return []
         member = replace(known, away=away)
         self._put(member)
@@ -346,7 +346,11 @@ class Room:
             return []  # another snapshot was faster
         self.entered = {m.peer_id for m in snapshot.members if m.replica == self.replica}
         old = {p: m for p, m in self.members.items() if p not in self.own}
-        new = {m.peer_id: m for m in snapshot.members if m.replica != self.replica}
+        new = {
+            m.peer_id: completed(m, self.members.get(m.peer_id))
+            for m in snapshot.members
+            if m.replica != self.replica
+        }
         back = {member.replica for member in snapshot.members}
         if snapshot.written is not None:
             back &= snapshot.written

@@ -313,6 +313,18 @@ async def test_a_session_that_moves_here_during_a_comparison_is_no_difference() 
     assert _differs(feed, before, Record(2, (here,), size=1, is_sound=True), echoed=0.0)
 
 
+async def test_a_record_that_does_not_say_who_is_away_is_no_difference() -> None:
+    """Replicas of version 0.2.0 write such records."""
+    there = Member("ann", "ann", "Ann", "mesh", "there", "ann", away=True)
+    room = Room("r", "here")
+    room.restore([there])
+    room.numbering.resume(1)
+    feed = Feed(room)
+    for away, differs in ((None, False), (True, False), (False, True)):
+        record = Record(1, (replace(there, away=away),), size=1, is_sound=True)
+        assert _differs(feed, _Before.of(feed), record, echoed=0.0) == differs
+
+
 async def test_joining_at_another_replica_works_after_the_room_number_was_deleted(
     redis_url: str,
 ) -> None:

@@ -26,6 +26,8 @@ class Sought(Struct, frozen=True):
     at: Moment = 0.0
     owner: Owner | None = None
     received: Number | None = None
+    #: Whether the replica records who is away; version 0.2.0 does not.
+    records_away: bool = False
 
 
 class Parcel(Struct, frozen=True, tag=True):

@@ -178,8 +178,9 @@ class Member(Struct, frozen=True):
     session: Name = ""
     #: Whether its client supports broadcasts from media servers, in dialects where it must.
     relays: bool = False
-    #: Whether its session has no connection, and waits for its client.
-    away: bool = False
+    #: Whether its session has no connection, and waits for its client. None if its replica, of
+    #: version 0.2.0, does not record that.
+    away: bool | None = None
 
 
 class Announcement(Struct, frozen=True):

@@ -18,7 +18,7 @@ from trio_signal.bus.redis.lease import Lease
 from trio_signal.clock import utc_now
 from trio_signal.messages.events import RoomEvent
 from trio_signal.messages.identity import Member
-from trio_signal.presence import Snapshot
+from trio_signal.presence import Snapshot, completed
 from trio_signal.redis import PubSubError, Redis, RedisError, ResponseError
 
 logger = logging.getLogger(__name__)
@@ -277,7 +277,11 @@ def _differs(feed: Feed, before: _Before, directory: Record, echoed: float) -> b
         return True
     if directory.seq != numbering.seq:
         return False  # changes are in flight
-    others = {m.peer_id: m for m in directory.members if m.replica != room.replica}
+    others = {
+        m.peer_id: completed(m, room.members.get(m.peer_id))
+        for m in directory.members
+        if m.replica != room.replica
+    }
     own = {m.peer_id: m for m in directory.members if m.replica == room.replica}
     known = {p: m for p, m in room.members.items() if p not in room.own and p not in room.entered}
     # Those that came meanwhile, as a session does that moves here, are in the room by now.
