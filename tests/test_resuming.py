@@ -521,6 +521,38 @@ async def test_others_learn_who_is_away_and_back_after_an_outage(
         nursery.cancel_scope.cancel()
 
 
+async def test_an_abandoned_connection_without_redis_does_not_replace_a_session(
+    redis_url: str,
+) -> None:
+    """The client was cut off there again, and has resumed elsewhere."""
+    given = {"redis_prefix": f"{uuid4()}:", "drain": 1}
+    async with (
+        open_proxy(urlsplit(redis_url).port or 6379) as proxy,
+        serve_once(**given, redis_url=redis_url) as well,
+        serve_once(**given, redis_url=proxy.url) as wired,
+        trio.open_nursery() as nursery,
+    ):
+        with ExitStack() as sockets:
+            here, there = (Room(service, nursery, sockets) for service in (wired, well))
+            ann, bob = await there.enter_all("ann", "bob")
+            eve = await here.enter("eve")
+            for guest in (ann, bob):
+                await guest.client.expect("user_joined", client_id="eve")
+            async with unplugged(proxy, wired):
+                ann.client.reset()
+                await bob.client.expect("user_away", client_id="ann")
+                abandoned = await here.ask(ann, **ann.claims)
+                await abandoned.wait_for("users_in_room")
+                abandoned.reset()
+                await eve.client.expect("user_away", client_id="ann")
+                ann, _ = await there.resume(ann)
+                await bob.client.expect("user_back", client_id="ann")
+            await eve.client.expect("user_back", client_id="ann")
+            await fence(ann.client, bob.client, eve.client)
+            await fence(eve.client, ann.client, bob.client)
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("records_away", [True, False])
 async def test_an_old_replica_gets_no_record_of_who_is_away(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, *, records_away: bool

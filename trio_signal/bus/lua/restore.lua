@@ -11,7 +11,8 @@
 --         These come first
 --
 -- A peer id of another replica stays there, unless that connection is older and of the same
--- subject: an old socket must not replace a newer one.
+-- subject: an old socket must not replace a newer one. Nor does a session without a connection
+-- replace one that has a connection: the client has gone there since.
 -- Removed are unreadable records, members of replicas that are gone and have no lease, keys of
 -- another type, and a sequence number that is not a number.
 -- Without a lease nothing is written: it would stay for ever if the replica died now.
@@ -39,7 +40,8 @@ local function may_write(old, new)
     return true
   end
   return old.replica == ARGV[1]
-    or (old.subject == new.subject and old.joined_at < new.joined_at)
+    or (old.subject == new.subject and old.joined_at < new.joined_at
+      and (new.away ~= true or old.away ~= false))
 end
 
 local function is_same(old, new)
