@@ -223,7 +223,7 @@ def peer_detail(member: Member, state: PeerState | None) -> PeerDetail:
         member.joined_at,
         member.replica,
         state.address_class if state is not None else "unknown",
-        member.away,
+        bool(member.away),
     )
 
 
