@@ -337,6 +337,26 @@ async def test_clients_behind_a_proxy_have_separate_rates(serve: Serve) -> None:
         assert (await ask_again(client, sent)).status == 429
 
 
+async def test_pipelined_probes_above_the_rate_are_slowed_down(serve: Serve) -> None:
+    """One read may hold two thousand of them."""
+    given = {"http_requests_per_second": 1, "http_burst": 2}
+    async with serve(**given) as service, open_raw(service.base) as client:
+        await client.send(request("GET", "/healthz") * 100)
+        with trio.move_on_after(0.5):
+            while await client.read_more():
+                pass
+        assert 2 <= client.buffer.count(b"HTTP/1.1 200 ") < 20
+
+
+async def test_many_chunks_above_the_rate_are_not_read(serve: Serve) -> None:
+    """To find the end of ten thousand chunks would take a tenth of a second."""
+    async with exhausted(serve) as service, open_raw(service.base) as client:
+        head = request("POST", "/rooms/x/join", {"Transfer-Encoding": "chunked"})
+        await client.send(head + b"1\r\na\r\n" * 100 + b"0\r\n\r\n")
+        answer = await client.receive_answer()
+        assert (answer.status, answer.headers["connection"]) == (429, "close")
+
+
 async def test_pipelined_probes_are_answered_in_order(service: Service) -> None:
     async with open_raw(service.base) as client:
         await client.send(request("GET", "/healthz") * 3 + request("GET", "/readyz"))

@@ -21,6 +21,7 @@ import trio
 import trio.testing
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 
 from tests.clients import PATIENCE
 from tests.floods.resident import resident
+from trio_signal.rounds import Rounds
 from trio_signal.web.server import HttpServer, open_http_server
 from trio_signal.web.unsent import MOST_EACH, Unsent
 
@@ -356,6 +358,32 @@ async def test_a_chunked_body(site: Site) -> None:
             answer = await client.request("POST", "/echo", *pieces, transfer_encoding="chunked")
             assert answer.body == b"".join(pieces)
             assert (await client.request("GET", "/")).body == b"hello"
+
+
+async def test_a_body_in_crumbs_comes_after_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk costs as much as a message, and one read holds ten thousand of them."""
+    waits: list[bool] = []
+    wait = Rounds.wait
+
+    async def note(rounds: Rounds, *, overdrawn: bool = False) -> float:
+        waits.append(overdrawn)
+        return await wait(rounds, overdrawn=overdrawn)
+
+    monkeypatch.setattr(Rounds, "wait", note)
+    with trio.fail_after(PATIENCE):
+        async with open_client(site) as client:
+            for pieces in ([b"x" * 1000] * 60, [b"x"] * 10):
+                await client.request("POST", "/echo", *pieces, Transfer_Encoding="chunked")
+            assert waits
+            assert not any(waits)
+            await client.request("POST", "/echo", *[b"x"] * 500, Transfer_Encoding="chunked")
+            assert sum(waits) > 400
+            await client.request("GET", "/")
+            waits.clear()
+            await client.request("GET", "/")
+            assert not any(waits)
 
 
 async def test_head_has_no_body(site: Site) -> None:
@@ -928,6 +956,7 @@ def test_internals_that_we_use_are_unchanged() -> None:
     assert parameters(TCPServer._read_data) == ["self"]
     assert parameters(ProtocolWrapper) == [*PROTOCOL, "state", *CONNECTION, "alpn_protocol"]
     assert parameters(H11Protocol) == [*PROTOCOL, "connection_state", *CONNECTION]
+    assert "self.app_put = await" in inspect.getsource(HTTPStream.handle)
     assert parameters(H11Protocol._check_protocol) == ["self", "event"]
     assert parameters(H11Protocol._create_stream) == ["self", "request"]
     assert parameters(H11Protocol._send_h11_event) == ["self", "event"]

@@ -18,8 +18,9 @@ import math
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from typing import cast
 from urllib.parse import urlsplit
@@ -31,10 +32,12 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
     ASGIFramework,
+    ASGIReceiveEvent,
     ConnectionState,
     H11SendableEvent,
 )
@@ -54,10 +57,14 @@ logger = logging.getLogger("trio_signal.web")
 LINGER = 2.0
 #: Statuses whose answer is JSON, because programs read it.
 _OF_CALLS = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
-#: Seconds to wait before the next request of a connection whose request was over its rate.
+#: Seconds to wait before the answer to a health check that is over the rate of its address.
 _LULL = 0.1
 #: Bytes of an answer that a client must accept within the write timeout.
 _PIECE = 65536
+#: A read, or a chunk of a body, of fewer bytes is a crumb: it costs as much as a large one. After
+#: so many crumbs of a request, the rest of it comes after other clients' messages.
+_CRUMB = 256
+_MOST_CRUMBS = 32
 
 
 class HttpServer:
@@ -175,8 +182,10 @@ class _Connection(TCPServer):
         #: The answer cannot be sent: send nothing more, and close at its end.
         self._broken = False
         self._writing = trio.CancelScope()
-        #: Whether the address stays within its rate; if not, its next request waits.
+        #: Whether the address stays within its rate; if not, its health checks wait.
         self.is_frugal = True
+        #: The number of crumbs since the last request began.
+        self.crumbs = 0
         #: The client's network, while its request is being answered.
         self.address = ""
         self._scope = trio.CancelScope()
@@ -194,6 +203,12 @@ class _Connection(TCPServer):
         """End without closing, at a request for a WebSocket."""
         self.upgrade = received
         self._scope.cancel()
+
+    async def wait_for_turn(self, size: int) -> None:
+        """Wait until so many bytes of a request may be processed."""
+        self.crumbs += size < _CRUMB
+        is_late = not self.is_frugal or self.crumbs > _MOST_CRUMBS
+        await self.rounds.wait(overdrawn=is_late)
 
     def hold(self) -> None:
         """Read little more, and close after a while; the answer says that the connection closes."""
@@ -284,10 +299,7 @@ class _Connection(TCPServer):
         try:
             async for data in self.stream:
                 if not self._closing:
-                    if not self.is_frugal:
-                        # Jitter: requests that came together should not continue together.
-                        await trio.sleep(_LULL * random.uniform(0.5, 1.5))  # noqa: S311
-                    await self.rounds.wait(overdrawn=not self.is_frugal)
+                    await self.wait_for_turn(len(data))
                     await wrapper.handle(RawData(bytes(data)))
                 elif self._held:
                     await trio.sleep_forever()  # until the time to linger is over
@@ -313,11 +325,22 @@ class _PlainHTTP(H11Protocol):
         if _is_upgrade(request):
             self.owner.hand_back(_as_received(request) + self.connection.trailing_data[0])
             return
+        self.owner.crumbs = 0
         refusal = _refusal(request)
         if refusal is not None:
             await self._refuse(request, *refusal)
         elif await self._admit(request):
             await super()._create_stream(request)
+            if isinstance(self.stream, HTTPStream):
+                # One read may hold ten thousand chunks, and the app takes each by itself.
+                self.stream.app_put = partial(self._put_in_turn, self.stream.app_put)
+
+    async def _put_in_turn(
+        self, put: Callable[[ASGIReceiveEvent], Awaitable[None]], event: ASGIReceiveEvent
+    ) -> None:
+        if event["type"] == "http.request":
+            await self.owner.wait_for_turn(len(event["body"]))
+        await put(event)
 
     async def _admit(self, request: h11.Request) -> bool:
         """Whether to pass the request to the app; if not, it has been answered."""
@@ -339,6 +362,11 @@ class _PlainHTTP(H11Protocol):
         if answer is None:
             return True
         self.owner.is_frugal = gate.is_frugal(self.owner.address)
+        if not self.owner.is_frugal:
+            # Before each answer, not before each read, which may hold many requests. Jitter:
+            # requests that came together should not continue together.
+            await trio.sleep(_LULL * random.uniform(0.5, 1.5))  # noqa: S311
+            await self.owner.rounds.wait(overdrawn=True)
         self.connection.next_event()  # the end of the request, which has no body
         await self._answer(*answer, gate.sharing(request))
         await self.stream_send(StreamClosed(STREAM_ID))
@@ -365,13 +393,15 @@ class _PlainHTTP(H11Protocol):
         await self.stream_send(StreamClosed(STREAM_ID))
 
     def _is_whole(self) -> bool:
-        """Whether the whole request has arrived; if so, it is skipped."""
+        """Whether the whole request has arrived, in few chunks; if so, it is skipped."""
         try:
-            while isinstance(event := self.connection.next_event(), h11.Data):
-                pass
+            for _ in range(_MOST_CRUMBS):
+                event = self.connection.next_event()
+                if not isinstance(event, h11.Data):
+                    return isinstance(event, h11.EndOfMessage)
         except h11.RemoteProtocolError:
-            return False
-        return isinstance(event, h11.EndOfMessage)
+            pass
+        return False
 
     async def _answer(self, status: HTTPStatus, body: bytes, headers: _Headers) -> None:
         head = [*_plain(b"application/json", body), *headers]
