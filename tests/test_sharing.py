@@ -7,10 +7,12 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
 import trio
+import trio.testing
 from trio_websocket import connect_websocket_url
 from typer.testing import CliRunner
 
@@ -21,6 +23,8 @@ from trio_signal.server import Server, open_server
 from trio_signal.sharing import Sharing
 from trio_signal.tls import make_certificate, make_context
 
+#: Connections from one address.
+MOST = 8
 CERTIFICATE, KEY = make_certificate(["127.0.0.1", "localhost"], datetime.datetime.now(datetime.UTC))
 
 
@@ -31,7 +35,7 @@ def trusting() -> ssl.SSLContext:
 @pytest.fixture(name="server")
 async def _server() -> AsyncIterator[Server]:
     sharing = Sharing("127.0.0.1", "call-1234", make_context(CERTIFICATE, KEY))
-    given = settings(http_burst=1, http_requests_per_second=0.001)
+    given = settings(http_burst=1, http_requests_per_second=0.001, max_connections_per_ip=MOST)
     with trio.fail_after(PATIENCE):
         async with open_server(given, sharing) as server:
             yield server
@@ -89,6 +93,18 @@ async def test_missing_tls_handshake_times_out(
     monkeypatch.setattr("trio_signal.tls.HANDSHAKE_TIMEOUT", 0.05)
     async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
         assert await stream.receive_some() == b""
+
+
+async def test_connections_count_from_the_start_of_the_handshake(server: Server) -> None:
+    """Else one address could open as many as there are file descriptors."""
+    address = "127.0.0.1", server.port
+    async with AsyncExitStack() as stack:
+        for _ in range(MOST):
+            await stack.enter_async_context(await trio.open_tcp_stream(*address))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        async with await trio.open_tcp_stream(*address) as stream:
+            with trio.fail_after(5):  # sooner than the handshake times out
+                assert await stream.receive_some() == b""
 
 
 def test_serve_share_prints_a_link() -> None:

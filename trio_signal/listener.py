@@ -134,7 +134,17 @@ class Listener:
         with sock:
             sock.setblocking(False)
             try:
-                await serve_tls(sock, tls, lambda plain: self.serve(plain, peer))
+                with ExitStack() as until_served:
+                    # After the handshake, `serve` counts the connection.
+                    until_served.enter_context(self._limits.visit(peer))
+
+                    async def serve(plain: socket.socket) -> None:
+                        until_served.close()
+                        await self.serve(plain, peer)
+
+                    await serve_tls(sock, tls, serve)
+            except RequestRefusedError as refusal:
+                self._metrics.count_refused(refusal.reason)  # no answer can be read
             except Exception:
                 logger.exception("connection failed")
 
