@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -382,6 +384,76 @@ async def test_refused_and_closed_clients_are_compared(serve: Serve, tmp_path: P
     ]
 
 
+UPGRADE = (
+    b"GET /ws/r/ann HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+async def test_odd_clients_do_not_end_the_recording(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "talk.jsonl"
+    async with serve() as old:
+        url = f"http://{old.base}"
+        async with run_compare(url, url, "--record", path, "--port", 0, "--idle", 9) as process:
+            host, port = (await read_ready(process)).split(":")
+            for _ in range(5):  # the reset arrives before or after the old server's answer
+                async with await trio.open_tcp_stream(host, int(port)) as client:
+                    await client.send_all(UPGRADE)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            for call in (
+                b"GET :99999/ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\r\n",
+                UPGRADE.replace(b"GET /", b"GET :99999/"),
+            ):
+                async with await trio.open_tcp_stream(host, int(port)) as client:
+                    await client.send_all(call)
+                    assert await client.receive_some() == b""
+            async with await trio.open_tcp_stream(host, int(port)) as client:
+                await client.send_all(
+                    b"GET /rooms HTTP/1.1\r\nHost: a\r\nCookie: name=\xc3\xa9\r\n\r\n"
+                )
+                answer = b"".join([bytes(chunk) async for chunk in client])
+                assert answer.startswith(b"HTTP/1.1 200 ")
+            process.send_signal(signal.SIGINT)
+            output = await read_all(process.stdout)
+            assert await process.wait() == 0, output
+    records = [json.loads(text) for text in path.read_text().splitlines()]
+    kinds_of = [one["event"] for one in records]
+    assert kinds_of.count("opened") == kinds_of.count("closed") == 5
+    assert kinds_of[-1] == "asked"
+
+
+async def test_server_that_speaks_nonsense_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "talk.jsonl"
+    path.write_text('{"event":"opened","at":0,"socket":1,"target":"/ws","headers":{}}\n')
+
+    async def answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(b"SSH-2.0-nonsense\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, answer, [listener])
+        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        async with run_compare(url, "--replay", path) as process:
+            problem = f"trio-signal: {url}: the server does not speak WebSocket\n"
+            assert await read_all(process.stderr) == problem
+            assert await process.wait() == 1
+        nursery.cancel_scope.cancel()
+
+
+def test_port_in_use_is_named_and_leaves_no_recording(tmp_path: Path) -> None:
+    path = tmp_path / "talk.jsonl"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        arguments = ["http://a", "http://b", "--record", str(path), "--port", str(port)]
+        result = CliRunner().invoke(app, ["compare", *arguments])
+    problem = f"cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert result.stderr == f"trio-signal: {problem}\n"
+    assert result.exit_code == 1
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
@@ -393,7 +465,7 @@ async def test_refused_and_closed_clients_are_compared(serve: Serve, tmp_path: P
         (("http://127.0.0.1:1", "--replay", "none"), 1, "No such file"),
         (("http://127.0.0.1:1", "--replay", "bad"), 1, "is not a recording"),
         (("http://127.0.0.1:1", "--replay", "talk"), 1, "trio-signal: http://127.0.0.1:1: "),
-        (("http://a", "http://b", "--record", "talk"), 1, "File exists"),
+        (("http://a", "http://b", "--record", "talk", "--port", "0"), 1, "File exists"),
     ],
 )
 def test_wrong_arguments_print_one_line(

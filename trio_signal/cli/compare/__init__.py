@@ -40,11 +40,17 @@ async def _record(old: str, path: Path, port: int, idle: float) -> None:
         sys.stderr.write(f"listening on {url} for {old}; Ctrl-C ends the recording\n")
         sys.stderr.flush()
 
+    # Before the file: if the port is in use, no empty recording is left, which would be in the way.
+    try:
+        (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
+    except OSError as error:
+        raise TrioSignalError(f"cannot listen on 127.0.0.1:{port}: {reason(error)}") from None
     # Other users of this machine must not see the tokens, and an old recording is not overwritten.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        async with until_stopped():
-            await Recorder(old, file, idle=idle).run(port, say_ready)
+    async with listener:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            async with until_stopped():
+                await Recorder(old, file, idle=idle).run(listener, say_ready)
 
 
 def _read(path: Path) -> list[Record]:

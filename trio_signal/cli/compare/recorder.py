@@ -68,9 +68,8 @@ class Recorder:
         self._size = self._sockets = self._open = 0
         self._moved = trio.Event()
 
-    async def run(self, port: int, ready: Callable[[str], None]) -> None:
+    async def run(self, listener: trio.SocketListener, ready: Callable[[str], None]) -> None:
         """Record until the clients have gone; raises OSError and TrioSignalError."""
-        (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
         self._own = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, self._serve, [listener])
@@ -108,9 +107,11 @@ class Recorder:
                     if not chunk:
                         return
                     head += chunk
+                if not head.partition(b" ")[2].startswith(b"/"):
+                    return  # only a path can be forwarded
                 speak = self._carry if is_upgrade(head) else self._answer
                 await speak(_Begun(head, stream))
-        except* (trio.BrokenResourceError, HandshakeError, ProtocolError, h11.ProtocolError):
+        except* (trio.BrokenResourceError, ConnectionClosed, ProtocolError, h11.ProtocolError):
             pass  # the client left or failed
         except* OSError as errors:
             self._complain(first_of(errors))
@@ -166,7 +167,8 @@ class Recorder:
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         passed, kept = self._split(list(request.headers))
         method, target = request.method.decode("ascii"), request.target.decode("ascii")
-        asked = httpx.Request(method, f"{self._old}{target}", headers=passed, content=body)
+        raw = [(name, value.encode("latin-1")) for name, value in passed.items()]
+        asked = httpx.Request(method, f"{self._old}{target}", headers=raw, content=body)
         began, content = self._now(), b""
         async with httpx.AsyncHTTPTransport() as transport:
             answer = await transport.handle_async_request(asked)
@@ -202,10 +204,13 @@ class Recorder:
             except ConnectionRejected as rejected:
                 self._keep(Closed(self._now(), number, "server", rejected.status_code))
                 await request.reject(rejected.status_code, body=rejected.body)
-            except (HandshakeError, OSError) as error:
+            except (HandshakeError, OSError, h11.ProtocolError) as error:
                 self._complain(error.__cause__ or error)
                 self._keep(Closed(self._now(), number, "server", 502))
                 await request.reject(502)
+            except ConnectionClosed:
+                # The client left before its handshake was answered.
+                self._keep(Closed(self._now(), number, "client", 1006))
             nursery.cancel_scope.cancel()
 
     async def _converse(

@@ -5,6 +5,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
+import h11
 import httpx
 import trio
 from trio_websocket import (
@@ -25,7 +26,7 @@ _PATIENCE = 2.0
 _LESS_PATIENCE = 0.1
 #: Longest pause in seconds between two actions of the client, which may have waited for minutes.
 _LONGEST_PAUSE = 0.1
-#: Seconds to wait for the last messages, and for the answer of a call.
+#: Seconds to wait for the last messages, and for the answer of a call or of a handshake.
 _LAST = 0.5
 _TIMEOUT = 10.0
 _MAX_MESSAGE = 16 * 1024 * 1024
@@ -125,6 +126,7 @@ class Replay:
                 extra_headers=[(n.encode(), v.encode("latin-1")) for n, v in headers.items()],
                 subprotocols=[name.strip() for name in offered.split(",") if name.strip()],
                 max_message_size=_MAX_MESSAGE,
+                connect_timeout=_TIMEOUT,
             ) as connection:
                 socket.connection = connection
                 set_by = (v for n, v in connection.handshake_headers if n == b"set-cookie")
@@ -145,7 +147,12 @@ class Replay:
             closed = first_of(errors)
             if isinstance(closed, ConnectionClosed) and closed.reason is not None:
                 socket.code = closed.reason.code
-        except* (HandshakeError, ProtocolError, trio.BrokenResourceError) as errors:
+        except* (
+            HandshakeError,
+            ProtocolError,
+            h11.ProtocolError,
+            trio.BrokenResourceError,
+        ) as errors:
             if socket.connection is None:
                 raise OSError("the server does not speak WebSocket") from errors
         socket.code = socket.code or 1006
@@ -197,7 +204,7 @@ class Replay:
         request = httpx.Request(
             record.method,
             url,
-            headers=self._headers(record.headers),
+            headers=[(n, v.encode("latin-1")) for n, v in self._headers(record.headers).items()],
             content=comparison.client_says(record.body).encode(),
             extensions={"timeout": httpx.Timeout(_TIMEOUT).as_dict()},
         )
