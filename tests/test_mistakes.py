@@ -335,3 +335,17 @@ def test_host_that_cannot_be_looked_up_is_reported(command: str) -> None:
     assert done.exit_code == 1
     (line,) = done.stderr.splitlines()
     assert re.match(r"trio-signal: cannot (serve|listen) on 127\.0\.\.1:\d+: .*label empty", line)
+
+
+@pytest.mark.parametrize("command", ["--help", "doctor --json", "token --sub ann"])
+def test_output_that_cannot_be_written_is_reported(command: str) -> None:
+    secret = {"TRIO_SIGNAL_JWT_SECRET": "s" * 32}
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "trio_signal", *shlex.split(command)],
+            **{"stdout": full, "stderr": subprocess.PIPE, "env": os.environ | secret},
+            check=False,
+        )
+    problem = "cannot write the output: No space left on device"
+    assert process.stderr.decode() == f"trio-signal: {problem}\n"
+    assert process.returncode == 1

@@ -1,5 +1,6 @@
 """Usage errors in one plain sentence, and the types of options."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from trio_signal.cli.failing import printable
+from trio_signal.cli.failing import printable, reason
 
 LOCAL = "http://127.0.0.1:8000"
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
@@ -40,6 +41,14 @@ class Commands(TyperGroup):
         """Run the command line, and end the process."""
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
+            if sys.stdout is not None:  # it is, if the process began without it
+                sys.stdout.flush()
+        except OSError as error:  # of the output; commands report their own
+            if not isinstance(error, BrokenPipeError):  # as with `| head`
+                sys.stderr.write(f"trio-signal: cannot write the output: {reason(error)}\n")
+            # Without this, Python would try again at exit, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
         except typer.Abort:
             sys.stderr.write("trio-signal: stopped\n")
             code = 1
