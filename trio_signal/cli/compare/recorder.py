@@ -167,7 +167,7 @@ class Recorder:
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         passed, kept = self._split(list(request.headers))
         method, target = request.method.decode("ascii"), request.target.decode("ascii")
-        raw = [(name, value.encode("latin-1")) for name, value in passed.items()]
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in passed.items()]
         asked = httpx.Request(method, f"{self._old}{target}", headers=raw, content=body)
         began, content = self._now(), b""
         async with httpx.AsyncHTTPTransport() as transport:

@@ -201,10 +201,11 @@ class Replay:
     async def _ask(self, record: Asked) -> None:
         comparison, where = self._comparison, f"{record.method} {_path(record.target)}"
         url = f"{self._url}{comparison.address(record.target)}"
+        headers = self._headers(record.headers)
         request = httpx.Request(
             record.method,
             url,
-            headers=[(n, v.encode("latin-1")) for n, v in self._headers(record.headers).items()],
+            headers=[(n.encode(), v.encode("latin-1")) for n, v in headers.items()],
             content=comparison.client_says(record.body).encode(),
             extensions={"timeout": httpx.Timeout(_TIMEOUT).as_dict()},
         )
