@@ -343,9 +343,34 @@ def test_output_that_cannot_be_written_is_reported(command: str) -> None:
     with Path("/dev/full").open("wb") as full:
         process = subprocess.run(
             [sys.executable, "-m", "trio_signal", *shlex.split(command)],
-            **{"stdout": full, "stderr": subprocess.PIPE, "env": os.environ | secret},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=os.environ | secret,
             check=False,
         )
     problem = "cannot write the output: No space left on device"
     assert process.stderr.decode() == f"trio-signal: {problem}\n"
     assert process.returncode == 1
+
+
+#: Interrupts the command while a finalizer runs, where Python ignores KeyboardInterrupt.
+_INTERRUPTED = """
+import signal, sys
+from redis.connection import ConnectionPool
+from trio_signal.cli import app
+
+def interrupt(pool):
+    if not sys.is_finalizing():
+        signal.raise_signal(signal.SIGINT)
+
+ConnectionPool.__del__ = interrupt
+app(["serve", "--check", "--port", "0"])
+"""
+
+
+def test_interrupt_is_not_lost_in_a_finalizer_of_the_imports() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True, check=False
+    )
+    assert process.stderr == ""
+    assert process.stdout == "The server would start on http://127.0.0.1:0\n"

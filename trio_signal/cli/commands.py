@@ -131,6 +131,8 @@ def serve(
     gc.disable()  # imported objects stay; looking for garbage in them takes a sixth of the start
     from trio_signal.cli import serve as work
 
+    # Until `_tune_gc`: a first collection now would run finalizers, and Ctrl-C would be lost there.
+    gc.freeze()
     gc.enable()
     work.run(
         check=check,

@@ -148,6 +148,7 @@ def _tune_gc() -> None:
 
     Imported objects stay, so the collector need not visit them again.
     """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
