@@ -463,8 +463,13 @@ async def test_drain_time_limits_slow_closing_handshakes(
 
 @pytest.mark.parametrize(
     ("number", "drain"),
-    [(signal.SIGTERM, PATIENCE * 2), (signal.SIGINT, PATIENCE * 2), (signal.SIGTERM, 0.4)],
-    ids=["SIGTERM", "SIGINT", "SIGTERM with little time"],
+    [
+        (signal.SIGTERM, PATIENCE * 2),
+        (signal.SIGINT, PATIENCE * 2),
+        (signal.SIGHUP, PATIENCE * 2),
+        (signal.SIGTERM, 0.4),
+    ],
+    ids=["SIGTERM", "SIGINT", "SIGHUP", "SIGTERM with little time"],
 )
 async def test_server_stops_in_time_whatever_its_clients_do(
     number: signal.Signals, drain: float

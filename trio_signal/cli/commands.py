@@ -123,7 +123,7 @@ def serve(
         bool, typer.Option("--check", help="Only check whether the server would start, and exit.")
     ] = False,
 ) -> None:
-    """Run the server until SIGTERM or SIGINT.
+    """Run the server until SIGTERM, SIGINT, or SIGHUP from a terminal that closes.
 
     It prints `listening on http://HOST:PORT` when it is ready. A worker that ends is restarted.
     Everything else is set by environment variables: see docs/settings.md.

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(*, check: bool, share: bool, **options: object) -> None:
-    """Run the server, or only check whether it would start. Blocks until SIGTERM or SIGINT."""
+    """Run the server, or only check whether it would start. Blocks until a signal."""
     with failing():
         settings = load_settings(**options)
         if share and settings.workers > 1:
@@ -80,7 +80,10 @@ async def _serve(settings: Settings, sharing: Sharing | None) -> None:
     hurry, stop, workers = trio.Event(), trio.Event(), trio.CancelScope()
     # The old handler returns after the block; a late SIGTERM must not change the exit code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    # A closed terminal stops the server, unless it was started with nohup.
+    hangs_up = signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    hangup = [signal.SIGHUP] if hangs_up else []
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
         async with trio.open_nursery() as nursery:
             server = (
                 open_workers(settings, hurry)
