@@ -33,6 +33,7 @@ from tests.raw import (
 from tests.redis.server import NOWHERE, Proxy, open_proxy
 from tests.tokens import SECRET, make_token
 from tests.traveller import UNCOUNTED, Traveller
+from trio_signal.bus.redis.feed import Feed
 from trio_signal.bus.redis.handover import RedisHandover
 from trio_signal.limits import RESUMES
 from trio_signal.local_room import LocalRoom
@@ -624,6 +625,40 @@ async def wait_status(service: Service, status: str) -> None:
     with trio.fail_after(PATIENCE):
         while json.loads(await get(service.base, "/readyz"))["status"] != status:  # noqa: ASYNC110
             await trio.sleep(0.02)
+
+
+async def test_a_session_that_moves_misses_no_peer_that_is_replaced(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newer connection is in the directory, but its replica has not admitted it yet."""
+    admitted, is_armed = trio.Event(), False
+    wait_reached = Feed.wait_reached
+
+    async def wait_longer(feed: Feed, seq: int) -> None:
+        await wait_reached(feed, seq)
+        if is_armed and seq:
+            await admitted.wait()
+
+    monkeypatch.setattr(Feed, "wait_reached", wait_longer)
+    async with open_replicas(redis_url) as (here, there):
+        ann, bob = await here.enter_all("ann", "bob")
+        eve = await there.enter("eve")
+        for guest in (ann, bob):
+            await guest.client.expect("user_joined", client_id="eve")
+        bob.client.reset()
+        for guest in (ann, eve):
+            await guest.client.expect("user_away", client_id="bob")
+        is_armed = True
+        heir = await here.connect()
+        await heir.send("auth_token", **bob.claims)
+        await eve.client.expect("user_back", client_id="bob")
+        again = await there.ask(ann)
+        await trio.sleep(0.1)
+        admitted.set()
+        await again.expect("resumed")
+        await again.expect("user_back", client_id="bob")
+        await heir.wait_for("users_in_room")
+        await fence(again, heir, eve.client)
 
 
 # Stopping servers

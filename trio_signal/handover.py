@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from uuid import uuid4
 
 import trio
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 TIMEOUT = 1.0
 #: Seconds in which the client's last messages must arrive, before its session continues elsewhere.
 _SETTLING = 0.5
+#: Seconds between two looks at newer connections that are replacing peers.
+_PAUSE = 0.005
 #: Seconds after which a session that was given up, but did not arrive elsewhere, has left.
 _GIVEN_UP = 3.0
 
@@ -72,7 +75,7 @@ class Handover:
         self.parked: dict[str, Departure] = {}
         #: Set when it runs.
         self.ready = trio.Event()
-        self._attempts = self._claims = 0
+        self._attempts, self._claims = 0, count(1)
         bus.serve(self)
 
     async def run(self) -> None:
@@ -96,7 +99,7 @@ class Handover:
         tag, asked_at = tag_of(resume.session_id or ""), self._bus.time()
         if asked_at:  # the network may have delayed the request: the connection's age counts
             asked_at -= trio.current_time() - newcomer.arrived
-        claimant = self._new_claimant(asked_at)
+        claimant = Claimant(next(self._claims), asked_at)
         if self._resuming.has(tag):
             return self._resume(asked_at, newcomer, identity, claims, resume)
         if tag not in self.receptions:
@@ -137,14 +140,10 @@ class Handover:
         if self._resuming.has(tag):
             go_on()
             return
-        claimant = self._new_claimant(asked_at)
+        claimant = Claimant(next(self._claims), asked_at)
         if tag not in self.receptions:
             self._begin(room_id, member, NoLease(), asked_at, owner, None)
         await self._wait(tag, claimant, go_on)
-
-    def _new_claimant(self, asked_at: float) -> Claimant:
-        self._claims += 1
-        return Claimant(self._claims, asked_at)
 
     async def _wait(
         self, tag: str, claimant: Claimant, go_on: Callable[[], Session]
@@ -315,8 +314,14 @@ class Handover:
 
     # Leaving sessions
 
-    def give(self, room_id: str, sought: Sought) -> None:
-        """Give up a session that another replica requests, if it is here."""
+    def give(self, room_id: str, sought: Sought, *, at_once: bool = False) -> None:
+        """Give up a session that another replica requests, if it is here.
+
+        If newer connections are replacing peers here, wait for that first, unless `at_once`.
+        """
+        if not at_once and self._nursery is not None and self._bus.replaces_in(room_id):
+            self._nursery.start_soon(self._give_later, room_id, sought, name="departure")
+            return
         reception = self.receptions.get(sought.session)
         if reception is not None and reception.session.memberships:
             if 0 < sought.at < max((each.asked_at for each in reception.claimants), default=0):
@@ -350,6 +355,17 @@ class Handover:
         if not sought.records_away:  # what this replica recorded would stay
             member = replace(member, away=None)
         self._bus.give(room, member, sought)
+
+    async def _give_later(self, room_id: str, sought: Sought) -> None:
+        """Give up a session once newer connections have replaced peers here.
+
+        Other replicas have told their peers already. Those here are told when the connections are
+        admitted, so a session that moved just before would miss it.
+        """
+        with trio.move_on_after(_SETTLING):
+            while self._bus.replaces_in(room_id):  # noqa: ASYNC110  takes milliseconds
+                await trio.sleep(_PAUSE)
+        self.give(room_id, sought, at_once=True)
 
     def release(self, session: Session, room: LocalRoom, sought: Sought) -> Departure:
         """End the session's task and connection; its room is still followed until `_end`."""

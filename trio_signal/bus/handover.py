@@ -88,6 +88,10 @@ class HandoverBus(Protocol):
         """Stop seeking: if the session still arrives, its member leaves the room."""
         ...
 
+    def replaces_in(self, room_id: str) -> bool:
+        """Whether newer connections are about to replace members of a room here."""
+        ...
+
     def give(self, room: Room, member: Member, sought: Sought) -> None:
         """Give a member of this replica to the replica that seeks it."""
         ...

@@ -142,6 +142,11 @@ class RedisHandover:
 
     # Giving up
 
+    def replaces_in(self, room_id: str) -> bool:
+        """Whether newer connections are about to replace members of a room here."""
+        feed = self._feeds.get(room_id)
+        return feed is not None and not feed.entering.keys().isdisjoint(feed.room.members)
+
     def give(self, room: Room, member: Member, sought: Sought) -> None:
         """Give a member of this replica to the replica that seeks it."""
         mover = self._mover
