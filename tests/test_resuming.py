@@ -6,8 +6,14 @@ The counting alone is tested in tests/test_resumption.py.
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from random import Random
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -30,7 +36,7 @@ from tests.raw import (
     split_frames,
     upgrade_head,
 )
-from tests.redis.server import NOWHERE, Proxy, open_proxy
+from tests.redis.server import NOWHERE, open_proxy
 from tests.tokens import SECRET, make_token
 from tests.traveller import UNCOUNTED, Traveller
 from trio_signal.bus.redis.feed import Feed
@@ -118,6 +124,41 @@ async def open_replicas(redis_url: str) -> AsyncIterator[tuple[Room, Room]]:
             here, there = (Room(Service(base), nursery, sockets) for base in service.bases)
             yield here, there
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_wired(
+    redis_url: str,
+) -> AsyncIterator[tuple[Room, Room, Callable[[], AbstractAsyncContextManager[None]]]]:
+    """Two replicas, and a block in which the first one cannot reach Redis."""
+    given = {"redis_prefix": f"{uuid4()}:", "drain": 1}
+    async with (
+        open_proxy(urlsplit(redis_url).port or 6379) as proxy,
+        serve_once(**given, redis_url=redis_url) as well,
+        serve_once(**given, redis_url=proxy.url) as wired,
+        trio.open_nursery() as nursery,
+    ):
+
+        @asynccontextmanager
+        async def unplugged() -> AsyncIterator[None]:
+            target, proxy.target = proxy.target, NOWHERE
+            for number in range(proxy.accepted):
+                proxy.cut(number)
+            await wait_status(wired, "degraded")
+            yield
+            proxy.target = target
+            await wait_status(wired, "ready")
+
+        with ExitStack() as sockets:
+            here, there = (Room(service, nursery, sockets) for service in (wired, well))
+            yield here, there, unplugged
+        nursery.cancel_scope.cancel()
+
+
+async def wait_status(service: Service, status: str) -> None:
+    with trio.fail_after(PATIENCE):
+        while json.loads(await get(service.base, "/readyz"))["status"] != status:  # noqa: ASYNC110
+            await trio.sleep(0.02)
 
 
 @pytest.fixture
@@ -495,63 +536,45 @@ async def test_others_learn_who_is_away_and_back_after_an_outage(
     redis_url: str, cut_off: str
 ) -> None:
     """They are told nothing while one of the replicas cannot reach Redis."""
-    given = {"redis_prefix": f"{uuid4()}:", "drain": 1}
-    async with (
-        open_proxy(urlsplit(redis_url).port or 6379) as proxy,
-        serve_once(**given, redis_url=redis_url) as well,
-        serve_once(**given, redis_url=proxy.url) as wired,
-        trio.open_nursery() as nursery,
-    ):
-        with ExitStack() as sockets:
-            rooms = [Room(service, nursery, sockets) for service in (wired, well)]
-            here, there = rooms if cut_off == "its replica" else reversed(rooms)
-            ann, bob = await here.enter("ann"), await there.enter("bob")
-            eve = await here.enter("eve")
-            await bob.client.expect("user_joined", client_id="eve")
-            await eve.client.send("offer", to_="ann", offer={})
-            await ann.client.wait_for("offer")
-            for type_ in ("user_away", "user_back"):
-                async with unplugged(proxy, wired):
-                    if type_ == "user_away":
-                        ann.client.reset()
-                    else:
-                        ann, _ = await here.resume(ann)
-                    await eve.client.expect(type_, client_id="ann")
-                await bob.client.expect(type_, client_id="ann")
-            await fence(ann.client, bob.client, eve.client)
-        nursery.cancel_scope.cancel()
+    async with open_wired(redis_url) as (wired, other, unplugged):
+        here, there = (wired, other) if cut_off == "its replica" else (other, wired)
+        ann, bob = await here.enter("ann"), await there.enter("bob")
+        eve = await here.enter("eve")
+        await bob.client.expect("user_joined", client_id="eve")
+        await eve.client.send("offer", to_="ann", offer={})
+        await ann.client.wait_for("offer")
+        for type_ in ("user_away", "user_back"):
+            async with unplugged():
+                if type_ == "user_away":
+                    ann.client.reset()
+                else:
+                    ann, _ = await here.resume(ann)
+                await eve.client.expect(type_, client_id="ann")
+            await bob.client.expect(type_, client_id="ann")
+        await fence(ann.client, bob.client, eve.client)
 
 
 async def test_an_abandoned_connection_without_redis_does_not_replace_a_session(
     redis_url: str,
 ) -> None:
     """The client was cut off there again, and has resumed elsewhere."""
-    given = {"redis_prefix": f"{uuid4()}:", "drain": 1}
-    async with (
-        open_proxy(urlsplit(redis_url).port or 6379) as proxy,
-        serve_once(**given, redis_url=redis_url) as well,
-        serve_once(**given, redis_url=proxy.url) as wired,
-        trio.open_nursery() as nursery,
-    ):
-        with ExitStack() as sockets:
-            here, there = (Room(service, nursery, sockets) for service in (wired, well))
-            ann, bob = await there.enter_all("ann", "bob")
-            eve = await here.enter("eve")
-            for guest in (ann, bob):
-                await guest.client.expect("user_joined", client_id="eve")
-            async with unplugged(proxy, wired):
-                ann.client.reset()
-                await bob.client.expect("user_away", client_id="ann")
-                abandoned = await here.ask(ann, **ann.claims)
-                await abandoned.wait_for("users_in_room")
-                abandoned.reset()
-                await eve.client.expect("user_away", client_id="ann")
-                ann, _ = await there.resume(ann)
-                await bob.client.expect("user_back", client_id="ann")
-            await eve.client.expect("user_back", client_id="ann")
-            await fence(ann.client, bob.client, eve.client)
-            await fence(eve.client, ann.client, bob.client)
-        nursery.cancel_scope.cancel()
+    async with open_wired(redis_url) as (here, there, unplugged):
+        ann, bob = await there.enter_all("ann", "bob")
+        eve = await here.enter("eve")
+        for guest in (ann, bob):
+            await guest.client.expect("user_joined", client_id="eve")
+        async with unplugged():
+            ann.client.reset()
+            await bob.client.expect("user_away", client_id="ann")
+            abandoned = await here.ask(ann, **ann.claims)
+            await abandoned.wait_for("users_in_room")
+            abandoned.reset()
+            await eve.client.expect("user_away", client_id="ann")
+            ann, _ = await there.resume(ann)
+            await bob.client.expect("user_back", client_id="ann")
+        await eve.client.expect("user_back", client_id="ann")
+        await fence(ann.client, bob.client, eve.client)
+        await fence(eve.client, ann.client, bob.client)
 
 
 @pytest.mark.parametrize("records_away", [True, False])
@@ -586,45 +609,18 @@ def old_request(*args: Any, **_: Any) -> Sought:
 
 async def test_only_the_newest_connection_joins_anew(redis_url: str) -> None:
     """The client has abandoned the older ones, which must not replace it."""
-    given = {"redis_prefix": f"{uuid4()}:", "drain": 1}
-    async with (
-        open_proxy(urlsplit(redis_url).port or 6379) as proxy,
-        serve_once(**given, redis_url=redis_url) as well,
-        serve_once(**given, redis_url=proxy.url) as wired,
-        trio.open_nursery() as nursery,
-    ):
-        with ExitStack() as sockets:
-            here, there = (Room(service, nursery, sockets) for service in (wired, well))
-            ann, bob = await here.enter("ann"), await there.enter("bob")
-            await ann.client.expect("user_joined", client_id="bob")
-            async with unplugged(proxy, wired):
-                *older, newest = [await there.ask(ann, **ann.claims) for _ in range(3)]
-                for client in older:
-                    await client.expect_close(1013, "A newer connection has the session")
-                await newest.expect("not_resumed", reason="owner_lost")
-                await newest.expect("auth_success", client_id="ann")
-                await newest.expect("users_in_room")
-                await fence(newest, bob.client)
-            await fence(bob.client, newest)
-        nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def unplugged(proxy: Proxy, service: Service) -> AsyncIterator[None]:
-    """The service cannot reach Redis until the block ends; then it is ready again."""
-    target, proxy.target = proxy.target, NOWHERE
-    for number in range(proxy.accepted):
-        proxy.cut(number)
-    await wait_status(service, "degraded")
-    yield
-    proxy.target = target
-    await wait_status(service, "ready")
-
-
-async def wait_status(service: Service, status: str) -> None:
-    with trio.fail_after(PATIENCE):
-        while json.loads(await get(service.base, "/readyz"))["status"] != status:  # noqa: ASYNC110
-            await trio.sleep(0.02)
+    async with open_wired(redis_url) as (here, there, unplugged):
+        ann, bob = await here.enter("ann"), await there.enter("bob")
+        await ann.client.expect("user_joined", client_id="bob")
+        async with unplugged():
+            *older, newest = [await there.ask(ann, **ann.claims) for _ in range(3)]
+            for client in older:
+                await client.expect_close(1013, "A newer connection has the session")
+            await newest.expect("not_resumed", reason="owner_lost")
+            await newest.expect("auth_success", client_id="ann")
+            await newest.expect("users_in_room")
+            await fence(newest, bob.client)
+        await fence(bob.client, newest)
 
 
 async def test_a_session_that_moves_misses_no_peer_that_is_replaced(
