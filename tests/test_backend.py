@@ -286,6 +286,26 @@ async def test_moderators_ban_and_lock(serve: Serve) -> None:
             await new.wait_for("users_in_room")
 
 
+async def test_dots_are_an_id_to_python_backend(serve: Serve) -> None:
+    """A URL's parser would take `/rooms/r/peers/..` for `/rooms/r`, and close the room."""
+    async with (
+        serve(**KEYS) as service,
+        mesh(service, "ann") as ann,
+        mesh(service, "eve", "..") as eve,
+        AsyncServerApi(f"http://{service.base}", KEY) as api,
+    ):
+        await ann.wait_for("users_in_room")
+        await eve.wait_for("users_in_room")
+        for dots in (".", ".."):
+            with pytest.raises(ServerApiError) as refused:
+                await api.remove("r", dots)
+            assert (refused.value.status, refused.value.code) == (404, "not_found")
+        assert [peer.peer_id for peer in (await api.room("r")).peers] == ["ann"]
+        assert (await api.room(".")).peers == []
+        await api.remove("..", "eve", reason="Bye")
+        await eve.expect_close(1008, "Bye")
+
+
 def test_encoded_slash_stays_in_the_id() -> None:
     path = f"{API}/rooms/{{room_id:path}}/peers/{{peer_id:path}}"
     raw = f"{API}/rooms/a%2Fb/peers/x%2Fpeers%2Fy".encode()

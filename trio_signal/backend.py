@@ -136,7 +136,12 @@ def verify_webhook(headers: Mapping[str, str], body: bytes, secret: str) -> Hook
 
 
 def _room(room_id: str, *more: str) -> str:
-    return "/".join(("", "rooms", quote(room_id, safe=""), *(quote(m, safe="") for m in more)))
+    return "/".join(("", "rooms", *map(_segment, (room_id, *more))))
+
+
+def _segment(id_: str) -> str:
+    """An id in a path. httpx drops the segments `.` and `..`, and for `..` the one before it."""
+    return quote(id_, safe="") if id_ not in (".", "..") else id_.replace(".", "%2E")
 
 
 def _given(**values: Any) -> dict[str, Any]:
