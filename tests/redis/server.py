@@ -143,7 +143,11 @@ class RedisServer:
         self._process.send_signal(which)
 
     async def ask(self, *command: str | bytes | int) -> Any:
-        """Send a command over a separate connection, without code under test."""
+        """Send a command over a separate connection, without code under test.
+
+        Raises BrokenResourceError if the server closes the connection first. A Sentinel does
+        this to all clients of a replica that it promotes.
+        """
         stream = await trio.open_tcp_stream(HOST, self.port)
         async with stream:
             reader = hiredis.Reader()
@@ -152,7 +156,9 @@ class RedisServer:
             for each in [*commands, command]:
                 await stream.send_all(hiredis.pack_command(each))  # type: ignore[arg-type]
                 while (reply := reader.gets()) is False:
-                    reader.feed(await stream.receive_some())
+                    if not (data := await stream.receive_some()):
+                        raise trio.BrokenResourceError("the server closed the connection")
+                    reader.feed(data)
         if isinstance(reply, Exception):
             raise reply
         return reply
