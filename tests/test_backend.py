@@ -286,6 +286,28 @@ async def test_moderators_ban_and_lock(serve: Serve) -> None:
             await new.wait_for("users_in_room")
 
 
+async def test_removed_peer_may_come_back_at_once(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A removal without a ban is repeated, but not for newer peers with the same id."""
+    monkeypatch.setattr("trio_signal.moderation.AGAIN", 0.01)
+    async with serve_replicas(2, redis_url, **KEYS) as service:
+        api = AsyncServerApi(f"http://{service.bases[0]}", KEY)
+        async with api, mesh(service, "ann") as ann:
+            await ann.wait_for("users_in_room")
+            for _ in range(2):
+                async with mesh(Service(service.bases[1]), "eve") as eve:
+                    await eve.wait_for("users_in_room")
+                    await ann.wait_for("user_joined", client_id="eve")
+                    await api.remove("r", "eve")
+                    await eve.expect_close(1008, "Kicked")
+            async with mesh(Service(service.bases[1]), "eve") as eve:
+                await eve.wait_for("users_in_room")
+                await trio.sleep(0.1)
+                await eve.send("message", data="here")
+                await ann.wait_for("message", data="here")
+
+
 async def test_dots_are_an_id_to_python_backend(serve: Serve) -> None:
     """A URL's parser would take `/rooms/r/peers/..` for `/rooms/r`, and close the room."""
     async with (

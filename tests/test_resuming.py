@@ -128,10 +128,10 @@ async def open_replicas(redis_url: str) -> AsyncIterator[tuple[Room, Room]]:
 
 @asynccontextmanager
 async def open_wired(
-    redis_url: str,
+    redis_url: str, **given: object
 ) -> AsyncIterator[tuple[Room, Room, Callable[[], AbstractAsyncContextManager[None]]]]:
     """Two replicas, and a block in which the first one cannot reach Redis."""
-    given = {"redis_prefix": f"{uuid4()}:", "drain": 1}
+    given = {"redis_prefix": f"{uuid4()}:", "drain": 1, **given}
     async with (
         open_proxy(urlsplit(redis_url).port or 6379) as proxy,
         serve_once(**given, redis_url=redis_url) as well,
@@ -575,6 +575,27 @@ async def test_an_abandoned_connection_without_redis_does_not_replace_a_session(
         await eve.client.expect("user_back", client_id="ann")
         await fence(ann.client, bob.client, eve.client)
         await fence(eve.client, ann.client, bob.client)
+
+
+@pytest.mark.parametrize("has_moved", [True, False])
+async def test_ban_reaches_a_peer_after_an_outage(redis_url: str, *, has_moved: bool) -> None:
+    """Its moderator's replica cannot reach the others, and does not know that the peer moves."""
+    given = {"redis_prefix": f"{uuid4()}:", "jwt_secret": SECRET}
+    async with (
+        open_wired(redis_url, **given) as (here, there, unplugged),
+        serve_once(**given, redis_url=redis_url) as third,
+    ):
+        mod = await here.enter("mod", token=make_token("mod", moderator=True))
+        ann = await there.enter("ann", token=make_token("ann"))
+        await mod.client.expect("user_joined", client_id="ann")
+        async with unplugged():
+            if has_moved:
+                ann, _ = await there._replace(service=third).resume(ann)
+                await fence(ann.client)
+            await mod.client.send("ban", client_id="ann", reason="Be kind")
+            await fence(mod.client)
+        await ann.client.expect_close(1008, "Be kind")
+        await mod.client.expect("user_left", client_id="ann", cause="banned")
 
 
 @pytest.mark.parametrize("records_away", [True, False])

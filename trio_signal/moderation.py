@@ -2,15 +2,21 @@
 
 Moderators do this in their room; the site's backend on any replica, for any room. A call of the
 backend has succeeded only when the directory confirms it.
+
+The replica of a removed peer is asked once, and again each second while the peer is there: its
+session may be moving to another replica, or Redis may be away.
 """
 
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 from uuid import uuid4
 
 import trio
 from msgspec import Raw
+from msgspec.structs import replace
 
 from trio_signal.bus import Bus, Emptied, Kicked
+from trio_signal.bus.holds import digest_of
 from trio_signal.clock import utc_now
 from trio_signal.errors import CloseCode, UnconfirmedError
 from trio_signal.local_room import LocalRoom
@@ -31,8 +37,27 @@ _MAX_REASON = 120
 #: Seconds in which the replicas must carry out a backend's call, and after which it is repeated.
 CONFIRM = 3.0
 AGAIN = 1.0
+#: Maximum seconds for which a removal is repeated.
+_GIVE_UP = 60.0
 #: The sender of the server's messages.
 SERVER = "server"
+
+
+class _Removal(NamedTuple):
+    """A removal that the peer's replica may not have carried out."""
+
+    kicked: Kicked
+    #: Whether newer peers with the same identity are meant too, since it is banned for so long.
+    banned: bool
+    #: When to give up, by Trio's clock.
+    until: float
+
+    def means(self, member: Member) -> bool:
+        """Whether this member of the room must be removed."""
+        target = self.kicked.target
+        if member.joined_at == target.joined_at:
+            return True
+        return self.banned and digest_of(member) == digest_of(target)
 
 
 class Moderation:
@@ -46,6 +71,9 @@ class Moderation:
         self._membership = membership
         self._returning = returning
         self._bus = bus
+        #: By room and peer id.
+        self._removals: dict[tuple[str, str], _Removal] = {}
+        self._asked = trio.Event()
         self._server = Member(
             peer_id=SERVER,
             user_id=SERVER,
@@ -54,6 +82,25 @@ class Moderation:
             replica=bus.replica,
             subject="",
         )
+
+    async def run(self) -> None:
+        """Repeat removals until they have taken effect, until cancelled."""
+        while True:
+            if not self._removals:
+                self._asked = trio.Event()
+                await self._asked.wait()
+            await trio.sleep(AGAIN)
+            for key, removal in list(self._removals.items()):
+                members = await self._members(removal.kicked.room_id)
+                if self._removals.get(key) is not removal:
+                    continue  # it was asked for again meanwhile
+                target = _find(members, removal.kicked.target.peer_id)
+                if trio.current_time() > removal.until:
+                    del self._removals[key]
+                elif target is not None and removal.means(target):
+                    self._carry_out(replace(removal.kicked, target=target))
+                elif self._bus.degraded is None:
+                    del self._removals[key]
 
     # By moderators in the room; does not block
 
@@ -100,9 +147,8 @@ class Moderation:
             now = _find(await self._members(room_id), peer_id)
             return now is None or now.joined_at != member.joined_at
 
-        await self._confirm(
-            lambda: self._take_out(room_id, member, reason, ban_seconds, None, cause), is_gone
-        )
+        self._take_out(room_id, member, reason, ban_seconds, None, cause)
+        await self._confirm(is_gone)
         return member
 
     async def empty(self, room_id: str, reason: str) -> int:
@@ -123,18 +169,22 @@ class Moderation:
 
         if there:
             await tell()
-            await self._confirm(lambda: None, is_empty, tell)
+            await self._confirm(is_empty, tell)
         return len(there)
 
     async def set_lock(self, room_id: str, *, locked: bool) -> None:
         """Lock or unlock a room, and notify its peers."""
+
+        async def lock() -> None:
+            self._bus.holds.lock(room_id, locked=locked)
 
         async def is_done() -> bool:
             return await self._bus.holds.is_locked(room_id) is locked
 
         if await is_done():
             return
-        await self._confirm(lambda: self._bus.holds.lock(room_id, locked=locked), is_done)
+        await lock()
+        await self._confirm(is_done, lock)
         self._tell(RoomLocked(room_id, self._server, locked, utc_now()))
 
     async def say(self, room_id: str, data: Raw, to: str | None) -> int | None:
@@ -158,23 +208,19 @@ class Moderation:
 
     async def _confirm(
         self,
-        do: Callable[[], None],
         is_done: Callable[[], Awaitable[bool]],
         again: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Call `do`, and wait until the directory confirms it; repeat it if it does not."""
-        do()
+        """Wait until the directory confirms a call; if it does not, repeat it by `again`."""
         began = trio.current_time()
         repeat_at, pause = began + AGAIN, 0.005
         while not await is_done():
             now = trio.current_time()
             if now > began + CONFIRM:
                 raise UnconfirmedError("Not all replicas have confirmed it in time")
-            if now > repeat_at:
+            if again is not None and now > repeat_at:
                 repeat_at = now + AGAIN
-                do()
-                if again is not None:
-                    await again()
+                await again()
             await trio.sleep(pause)
             pause = min(2 * pause, 0.1)
 
@@ -200,10 +246,16 @@ class Moderation:
             # This comes first, because a removed peer may rejoin at once, on any replica.
             self._bus.holds.ban(room_id, target, min(seconds, MAX_BAN))
         kicked = Kicked(room_id, target, reason[:_MAX_REASON], cause)
-        if target.replica == self._bus.replica:
+        until = trio.current_time() + min(seconds or _GIVE_UP, _GIVE_UP)
+        self._removals[room_id, target.peer_id] = _Removal(kicked, bool(seconds), until)
+        self._asked.set()
+        self._carry_out(kicked)
+
+    def _carry_out(self, kicked: Kicked) -> None:
+        if kicked.target.replica == self._bus.replica:
             self.throw_out(kicked)
         else:
-            self._bus.send(target.replica, kicked)
+            self._bus.send(kicked.target.replica, kicked)
 
     # On the replica of the peers; does not block
 

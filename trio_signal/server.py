@@ -195,6 +195,7 @@ async def open_server(settings: Settings, sharing: Sharing | None = None) -> Asy
             ("the connections' alarms", alarms.run),
             ("reading clients' messages", readers.run),
             ("reporting who is online", hub.online.run),
+            ("repeating removals of peers", hub.moderation.run),
             *([("moving sessions", hub.handover.run)] if hub.handover else []),
             *([("relaying broadcasts", relays.run)] if relays is not None else []),
             ("the peerjs mailbox", hub.names.run),
