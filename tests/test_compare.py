@@ -357,9 +357,10 @@ async def test_ctrl_c_ends_the_recording_and_compares(serve: Serve, tmp_path: Pa
             async with httpx.AsyncClient(base_url=f"http://{base}", timeout=PATIENCE) as http:
                 assert (await http.get("/rooms")).status_code == 502
             process.send_signal(signal.SIGINT)
-            assert await read_all(process.stdout) == "No difference.\n"
-            lines = (await read_all(process.stderr)).splitlines()
+            assert await read_all(process.stdout) == ""
+            *lines, last = (await read_all(process.stderr)).splitlines()
             assert [line for line in lines if line.startswith(f"trio-signal: {old}: ")] == lines
+            assert last == f"trio-signal: {path}2 is empty: nothing was recorded"
 
 
 async def test_refused_and_closed_clients_are_compared(serve: Serve, tmp_path: Path) -> None:
@@ -463,6 +464,7 @@ def test_port_in_use_is_named_and_leaves_no_recording(tmp_path: Path) -> None:
         (("a:", "b", "--record", "new"), 2, "must be the address of a server"),
         (("http://127.0.0.1:1", "--replay", "none"), 1, "No such file"),
         (("http://127.0.0.1:1", "--replay", "bad"), 1, "is not a recording"),
+        (("http://127.0.0.1:1", "--replay", "empty"), 1, "empty is empty: nothing was recorded"),
         (("http://127.0.0.1:1", "--replay", "talk"), 1, "trio-signal: http://127.0.0.1:1: "),
         (("http://a", "http://b", "--record", "talk", "--port", "0"), 1, "File exists"),
     ],
@@ -476,6 +478,7 @@ def test_wrong_arguments_print_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bad").write_text("{}\n")
+    Path("empty").touch()
     Path("talk").write_text('{"event":"opened","at":0,"socket":1,"target":"/ws","headers":{}}\n')
     result = CliRunner().invoke(app, ["compare", *arguments], env={"COLUMNS": "200"})
     assert result.exit_code == code

@@ -134,6 +134,22 @@ def test_qr_code_works_in_any_terminal() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [
+        ("münchen.invalid", "cannot serve on münchen.invalid:0: Name or service not known"),
+        (f"{'a' * 64}.invalid", "too long"),
+    ],
+)
+def test_share_on_a_host_that_cannot_be_looked_up(host: str, text: str) -> None:
+    command = ["serve", "--share", "--host", host, "--port", "0"]
+    done = CliRunner().invoke(app, command, env={"TRIO_SIGNAL_HOST": None})
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("trio-signal: cannot serve on ")
+    assert text in done.stderr
+    (_,) = done.stderr.splitlines()
+
+
 def test_share_with_workers_is_refused() -> None:
     environment = {"REDIS_URL": "redis://127.0.0.1:1"}
     done = CliRunner().invoke(app, ["serve", "--share", "--workers", "2"], env=environment)

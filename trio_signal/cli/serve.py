@@ -34,7 +34,6 @@ def run(*, check: bool, share: bool, **options: object) -> None:
             raise SettingError(f"--share works with one worker, not {settings.workers}")
         if share and "host" not in settings.model_fields_set:
             settings = settings.model_copy(update={"host": ANY})
-        sharing = open_sharing(settings.host) if share else None
     configure_logging(settings)
     if not settings.worker:
         _warn_of_unknown(os.environ)
@@ -42,7 +41,7 @@ def run(*, check: bool, share: bool, **options: object) -> None:
         if check:
             trio.run(_check, settings)
         else:
-            trio.run(_serve, settings, sharing)
+            trio.run(_serve, settings, open_sharing(settings.host) if share else None)
     except* SettingError as errors:
         fail(str(first_of(errors)), 2)
     except* (OSError, UnicodeError, ConfigError, WorkerError) as errors:

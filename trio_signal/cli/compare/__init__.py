@@ -60,6 +60,8 @@ def _read(path: Path) -> list[Record]:
         records = [decode_record(line) for line in lines]
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise TrioSignalError(f"{path} is not a recording") from None
+    if not records:
+        raise TrioSignalError(f"{path} is empty: nothing was recorded")
     # A call is recorded when it is answered, but sockets may have shown its effects before.
     return sorted(records, key=attrgetter("at"))
 
