@@ -9,13 +9,17 @@ from trio_signal.errors import CloseCode
 from trio_signal.messages.commands import Close
 from trio_signal.messages.events import (
     Audience,
+    CameBack,
     Event,
     Joined,
+    Left,
     Notice,
     RoomEvent,
     Signalled,
     StopCause,
     StoppedLive,
+    WentAway,
+    WentLive,
 )
 from trio_signal.messages.identity import Member
 from trio_signal.metrics import Metrics
@@ -27,6 +31,10 @@ from trio_signal.websocket import text_frame
 
 #: Maximum users remembered as having signalled with one broadcast. No browser serves so many.
 MAX_MET = 1000
+#: What a newcomer causes by joining, perhaps in the place of a peer.
+_OF_JOINING = (Joined, StoppedLive, CameBack)
+#: Events of a peer after which all peers here know the same about it.
+_LEVELLING = (Joined, Left, WentLive, WentAway)
 
 
 class LocalRoom(Room):
@@ -51,7 +59,8 @@ class LocalRoom(Room):
         #: By peer id: sessions that are moving to another replica. That replica sends them the
         #: events of this one.
         self.departing: dict[str, Session] = {}
-        #: By the peer id of a newcomer: the peers here that know it from their last replica.
+        #: By the peer id of a newcomer that is about to join, or to replace a peer: the peers here
+        #: that know it from their last replica.
         self.told_elsewhere: dict[str, set[Participant]] = {}
 
     def meet(self, broadcaster: str, user_id: str) -> bool:
@@ -155,7 +164,7 @@ class LocalRoom(Room):
                 continue
             frame = text_frame(notice.text)
             audience = self._audience(notice.audience, peers, user_id, peer_id)
-            if self.told_elsewhere and isinstance(event, Joined):
+            if self.told_elsewhere and isinstance(event, _OF_JOINING):
                 known = self.told_elsewhere.get(peer_id, set())
                 audience = [peer for peer in audience if peer not in known]
             for peer in audience:
@@ -165,7 +174,7 @@ class LocalRoom(Room):
             each = cost_of_delivery(len(frame))
             cost, most = cost + len(audience) * each, max(most, each)
             self._count(dialect, notice, len(audience))
-        if isinstance(event, Joined):
+        if isinstance(event, _LEVELLING):
             self.told_elsewhere.pop(peer_id, None)
         for hearer in list(self._hearers.values()):
             hearer.hear(event)
