@@ -634,8 +634,11 @@ async def test_only_the_newest_connection_joins_anew(redis_url: str) -> None:
         ann, bob = await here.enter("ann"), await there.enter("bob")
         await ann.client.expect("user_joined", client_id="bob")
         async with unplugged():
+            late = await there.connect()
             *older, newest = [await there.ask(ann, **ann.claims) for _ in range(3)]
-            for client in older:
+            # The network has delayed a request on a connection that is older still.
+            await late.send("auth_token", session=ann.id, received=ann.received(), **ann.claims)
+            for client in (*older, late):
                 await client.expect_close(1013, "A newer connection has the session")
             await newest.expect("not_resumed", reason="owner_lost")
             await newest.expect("auth_success", client_id="ann")

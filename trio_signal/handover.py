@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import count
 from uuid import uuid4
 
 import trio
@@ -75,7 +74,7 @@ class Handover:
         self.parked: dict[str, Departure] = {}
         #: Set when it runs.
         self.ready = trio.Event()
-        self._attempts, self._claims = 0, count(1)
+        self._attempts = 0
         bus.serve(self)
 
     async def run(self) -> None:
@@ -99,7 +98,7 @@ class Handover:
         tag, asked_at = tag_of(resume.session_id or ""), self._bus.time()
         if asked_at:  # the network may have delayed the request: the connection's age counts
             asked_at -= trio.current_time() - newcomer.arrived
-        claimant = Claimant(next(self._claims), asked_at)
+        claimant = Claimant(newcomer.arrived, asked_at)
         if self._resuming.has(tag):
             return self._resume(asked_at, newcomer, identity, claims, resume)
         if tag not in self.receptions:
@@ -140,7 +139,7 @@ class Handover:
         if self._resuming.has(tag):
             go_on()
             return
-        claimant = Claimant(next(self._claims), asked_at)
+        claimant = Claimant(trio.current_time(), asked_at)
         if tag not in self.receptions:
             self._begin(room_id, member, NoLease(), asked_at, owner, None)
         await self._wait(tag, claimant, go_on)

@@ -18,10 +18,10 @@ from trio_signal.session import Session
 class Claimant:
     """A connection that waits for its client's session, as a context manager."""
 
-    def __init__(self, number: int, asked_at: float) -> None:
+    def __init__(self, arrived: float, asked_at: float) -> None:
         """Make a claimant; it waits from entering to exit."""
-        #: Its position among the claimants, and when it asked, by a clock that all replicas share.
-        self.number = number
+        #: When it arrived, by Trio's clock; and when it asked, by a clock that all replicas share.
+        self.arrived = arrived
         self.asked_at = asked_at
         #: Why it does not get the session; None if it does, or if a newer connection does.
         self.reason: NotResumedReason | None = None
@@ -88,7 +88,7 @@ class Reception:
     def waiting(self) -> list[Claimant]:
         """The connections that still wait, the newest last."""
         waiting = [each for each in self.claimants if not each.gone.is_set()]
-        return sorted(waiting, key=lambda claimant: claimant.number)
+        return sorted(waiting, key=lambda claimant: claimant.arrived)
 
     def refuse(self, reason: NotResumedReason | None) -> None:
         """Refuse the session to all claimants.
