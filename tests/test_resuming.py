@@ -696,16 +696,18 @@ async def test_a_session_that_moves_misses_no_peer_that_is_replaced(
         await fence(again, heir, eve.client)
 
 
+@pytest.mark.parametrize("is_there", [True, False])
 @pytest.mark.parametrize("state", ["away", "live"])
 async def test_a_session_that_moves_is_told_once_that_a_peer_is_replaced(
-    redis_url: str, admissions: Admissions, state: str
+    redis_url: str, admissions: Admissions, state: str, *, is_there: bool
 ) -> None:
     """Its last replica has told it; the next one has not admitted the newer connection yet."""
     async with open_replicas(redis_url) as (here, there):
-        ann, bob = await here.enter_all("ann", "bob")
-        eve = await there.enter("eve")
-        for guest in (ann, bob):
-            await guest.client.expect("user_joined", client_id="eve")
+        ann, eve = await here.enter("ann"), await there.enter("eve")
+        bob = await (there if is_there else here).enter("bob")
+        await ann.client.expect("user_joined", client_id="eve")
+        for guest in (ann, eve):
+            await guest.client.expect("user_joined", client_id="bob")
         if state == "away":
             bob.client.reset()
         else:

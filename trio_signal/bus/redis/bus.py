@@ -354,6 +354,7 @@ class RedisBus:
                 raise
             finally:
                 del feed.entering[peer_id]
+                feed.listed.discard(peer_id)
             overtaken = room.claim(peer_id, utc_now(), unasked=unasked, before=before)
             if not overtaken and peer_id not in room.entered:
                 self._feeds.mark_stale(room_id)

@@ -74,6 +74,8 @@ class Feed:
         self.turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         #: Members of this replica that are joining: the directory may have them already.
         self.entering: dict[str, Member] = {}
+        #: The peer ids of those of them whose joining has come back.
+        self.listed: set[str] = set()
         #: The last number read from the directory, and when (Trio's clock).
         self.seen = (0, 0.0)
         #: Sessions sought on other replicas, by their tags.

@@ -276,7 +276,11 @@ class RedisHandover:
             if not isinstance(event, Joined):
                 for search in feed.sought.values():
                     search.take_back(event)
-            elif self._mover is not None and event.member.peer_id not in feed.room.own:
+                return False
+            newcomer = feed.entering.get(event.member.peer_id)
+            if newcomer is not None and newcomer.joined_at == event.member.joined_at:
+                feed.listed.add(newcomer.peer_id)
+            if self._mover is not None and event.member.peer_id not in feed.room.own:
                 self._mover.joined(event)
         return False
 
@@ -300,6 +304,6 @@ class RedisHandover:
             self._directory.leave(left)
         else:
             del feed.sought[member.session]
-            told = frozenset(feed.entering.keys() & room.entered - room.own.keys())
+            told = frozenset(feed.entering.keys() & (room.entered - room.own.keys() | feed.listed))
             room.move(member)
             mover.arrived(room.id, member, search.missed, told)
