@@ -34,7 +34,7 @@ MAX_MET = 1000
 #: What a newcomer causes by joining, perhaps in the place of a peer.
 _OF_JOINING = (Joined, StoppedLive, CameBack)
 #: Events of a peer after which all peers here know the same about it.
-_LEVELLING = (Joined, Left, WentLive, WentAway)
+_KNOWN_TO_ALL = (Joined, Left, WentLive, WentAway)
 
 
 class LocalRoom(Room):
@@ -174,7 +174,7 @@ class LocalRoom(Room):
             each = cost_of_delivery(len(frame))
             cost, most = cost + len(audience) * each, max(most, each)
             self._count(dialect, notice, len(audience))
-        if isinstance(event, _LEVELLING):
+        if isinstance(event, _KNOWN_TO_ALL):
             self.told_elsewhere.pop(peer_id, None)
         for hearer in list(self._hearers.values()):
             hearer.hear(event)
