@@ -39,8 +39,6 @@ logger = logging.getLogger(__name__)
 TIMEOUT = 1.0
 #: Seconds in which the client's last messages must arrive, before its session continues elsewhere.
 _SETTLING = 0.5
-#: Seconds between two looks at newer connections that are replacing peers.
-_PAUSE = 0.005
 #: Seconds after which a session that was given up, but did not arrive elsewhere, has left.
 _GIVEN_UP = 3.0
 
@@ -362,8 +360,7 @@ class Handover:
         admitted, so a session that moved just before would miss it.
         """
         with trio.move_on_after(_SETTLING):
-            while self._bus.replaces_in(room_id):  # noqa: ASYNC110  takes milliseconds
-                await trio.sleep(_PAUSE)
+            await self._bus.wait_replaced(room_id)
         self.give(room_id, sought, at_once=True)
 
     def release(self, session: Session, room: LocalRoom, sought: Sought) -> Departure:

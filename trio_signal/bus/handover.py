@@ -92,6 +92,10 @@ class HandoverBus(Protocol):
         """Whether newer connections are about to replace members of a room here."""
         ...
 
+    async def wait_replaced(self, room_id: str) -> None:
+        """Wait until no newer connection is about to replace a member of a room here."""
+        ...
+
     def give(self, room: Room, member: Member, sought: Sought) -> None:
         """Give a member of this replica to the replica that seeks it."""
         ...

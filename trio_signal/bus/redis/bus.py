@@ -353,8 +353,7 @@ class RedisBus:
                     self._feeds.mark_stale(room_id)
                 raise
             finally:
-                del feed.entering[peer_id]
-                feed.listed.discard(peer_id)
+                feed.end_entering(peer_id)
             overtaken = room.claim(peer_id, utc_now(), unasked=unasked, before=before)
             if not overtaken and peer_id not in room.entered:
                 self._feeds.mark_stale(room_id)

@@ -88,6 +88,23 @@ class Feed:
         #: Held while a task waits for the room to be in step, to seek a session.
         self.catching_up = trio.Lock()
         self._progress = trio.lowlevel.ParkingLot()
+        self._entrances = trio.lowlevel.ParkingLot()
+
+    @property
+    def replaces(self) -> bool:
+        """Whether newer connections are about to replace members."""
+        return not self.entering.keys().isdisjoint(self.room.members)
+
+    async def wait_replaced(self) -> None:
+        """Wait until no newer connection is about to replace a member."""
+        while self.replaces:
+            await self._entrances.park()
+
+    def end_entering(self, peer_id: str) -> None:
+        """Note that a member is not about to join any more; wakes tasks that wait for that."""
+        del self.entering[peer_id]
+        self.listed.discard(peer_id)
+        self._entrances.unpark_all()
 
     async def wait_moved(self) -> None:
         """Wait until no session is about to move in or out, which relies on the room's step."""

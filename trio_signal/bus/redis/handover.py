@@ -145,7 +145,13 @@ class RedisHandover:
     def replaces_in(self, room_id: str) -> bool:
         """Whether newer connections are about to replace members of a room here."""
         feed = self._feeds.get(room_id)
-        return feed is not None and not feed.entering.keys().isdisjoint(feed.room.members)
+        return feed is not None and feed.replaces
+
+    async def wait_replaced(self, room_id: str) -> None:
+        """Wait until no newer connection is about to replace a member of a room here."""
+        feed = self._feeds.get(room_id)
+        if feed is not None:
+            await feed.wait_replaced()
 
     def give(self, room: Room, member: Member, sought: Sought) -> None:
         """Give a member of this replica to the replica that seeks it."""
