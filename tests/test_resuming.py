@@ -778,6 +778,76 @@ async def test_stopping_server_hands_sessions_over(redis_url: str) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_session_on_its_way_to_a_stopping_server_is_handed_over(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client asks for it just before the server stops; it is given just after."""
+    asked, stopping = trio.Event(), trio.Event()
+    follow = RedisHandover.follow
+
+    async def follow_later(handover: RedisHandover, room: LocalRoom) -> bool:
+        asked.set()
+        await stopping.wait()
+        return await follow(handover, room)
+
+    given = {"redis_url": redis_url, "redis_prefix": f"{uuid4()}:", "drain_pause": 0, "drain": 2}
+    async with trio.open_nursery() as nursery, AsyncExitStack() as servers:
+        with ExitStack() as sockets:
+            here = Room(await servers.enter_async_context(serve_once(**given)), nursery, sockets)
+            async with serve_once(**given) as other:
+                there = Room(other, nursery, sockets)
+                ann, bob = await here.enter_all("ann", "bob")
+                ann.client.reset()
+                await bob.client.expect("user_away", client_id="ann")
+                monkeypatch.setattr(RedisHandover, "follow", follow_later)
+                again = await there.ask(ann)
+                await asked.wait()
+                monkeypatch.undo()
+
+                async def go_on() -> None:
+                    await trio.sleep(0.1)
+                    stopping.set()
+
+                nursery.start_soon(go_on)
+            await again.expect_close(1001)
+            ann, _ = await here.resume(ann)
+            await bob.client.expect("user_back", client_id="ann")
+            await fence(bob.client, ann.client)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_closes_its_connections_refuses_no_session(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that it has not closed yet are closed when they ask to resume."""
+    monkeypatch.setattr("trio_signal.hub.LEAVE_RATE", 2)
+    given = {"redis_url": redis_url, "redis_prefix": f"{uuid4()}:", "drain_pause": 0, "drain": 5}
+    async with trio.open_nursery() as nursery, AsyncExitStack() as servers:
+        with ExitStack() as sockets:
+            here = Room(await servers.enter_async_context(serve_once(**given)), nursery, sockets)
+            ann = await here.enter("ann")
+            ann.client.reset()
+            async with serve_once(**given) as other:
+                there = Room(other, nursery, sockets)
+                clients = [await there.connect() for _ in range(5)]
+                is_closing = trio.Event()
+
+                async def ask(client: Client) -> None:
+                    await is_closing.wait()
+                    with suppress(ConnectionClosed):
+                        await client.send("auth_token", session=ann.id, **ann.claims)
+
+                async def expect_close(client: Client) -> None:
+                    assert await client.expect_close(1001) == []
+                    is_closing.set()
+
+                for client in clients:
+                    nursery.start_soon(ask, client)
+                    nursery.start_soon(expect_close, client)
+            await here.resume(ann)
+        nursery.cancel_scope.cancel()
+
+
 async def test_sessions_survive_a_restart_of_the_only_server(redis_url: str) -> None:
     given = {"redis_url": redis_url, "redis_prefix": f"{uuid4()}:", "drain_pause": 0, "drain": 1}
     async with trio.open_nursery() as nursery:

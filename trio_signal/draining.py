@@ -71,13 +71,20 @@ class Draining:
         Those that remain must be parked.
         """
         await self.begin()
-        if any(self._resuming.that_can_move()):
-            with trio.move_on_after(within):
+        with trio.move_on_after(within):
+            await self._wait_arrived()
+            if any(self._resuming.that_can_move()):
                 await self._offer(self._others)
+                await self._wait_arrived()
         for tag, room_id in list(self._resuming.that_can_move()):
             session, room = self._resuming.with_tag(tag), self._rooms[room_id]
             if session is not None:
                 self._handover.park(session, room)
+
+    async def _wait_arrived(self) -> None:
+        """Wait until no session is on its way here: it would be closed on arrival."""
+        while self._handover.receptions:  # noqa: ASYNC110  soon over
+            await trio.sleep(_POLLING)
 
     def offer(self, offered: Offered) -> None:
         """Offer a parked session to another replica, if there is any. Does not block."""

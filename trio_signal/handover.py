@@ -93,6 +93,9 @@ class Handover:
         If another replica has the session, this blocks for about `TIMEOUT` seconds at most. Raises
         NotResumedError.
         """
+        if self._rooms.closing is not None:  # the session can be resumed at another replica
+            newcomer.close(self._rooms.closing)
+            return newcomer
         tag, asked_at = tag_of(resume.session_id or ""), self._bus.time()
         if asked_at:  # the network may have delayed the request: the connection's age counts
             asked_at -= trio.current_time() - newcomer.arrived
