@@ -43,7 +43,8 @@ from trio_signal.bus.redis.feed import Feed
 from trio_signal.bus.redis.handover import RedisHandover
 from trio_signal.limits import RESUMES
 from trio_signal.local_room import LocalRoom
-from trio_signal.messages.handover import Sought
+from trio_signal.messages.events import NotResumedReason
+from trio_signal.messages.handover import NotGiven, Sought
 from trio_signal.messages.identity import Member
 
 SEEDS = 40 * EFFORT
@@ -637,8 +638,11 @@ def old_request(*args: Any, **_: Any) -> Sought:
     return Sought(*args)
 
 
-async def test_only_the_newest_connection_joins_anew(redis_url: str) -> None:
+async def test_only_the_newest_connection_joins_anew(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The client has abandoned the older ones, which must not replace it."""
+    monkeypatch.setattr("trio_signal.handover.TIMEOUT", 3.0)  # all must ask before it is over
     async with open_wired(redis_url) as (here, there, unplugged):
         ann, bob = await here.enter("ann"), await there.enter("bob")
         await ann.client.expect("user_joined", client_id="bob")
@@ -654,6 +658,75 @@ async def test_only_the_newest_connection_joins_anew(redis_url: str) -> None:
             await newest.expect("users_in_room")
             await fence(newest, bob.client)
         await fence(bob.client, newest)
+
+
+class Requests:
+    """Requests of sessions that their replica does not answer."""
+
+    def __init__(self) -> None:
+        self.came = trio.Event()
+        self._refuse: list[Callable[[], None]] = []
+
+    def hold(self, handover: RedisHandover, _: str, sought: Sought) -> None:
+        def refuse() -> None:
+            told = NotGiven(sought.session, sought.attempt, NotResumedReason.OWNER_LOST)
+            assert handover._mover is not None
+            handover._mover.take(told)
+
+        self._refuse.append(refuse)
+        self.came.set()
+
+    def give_up(self) -> None:
+        """As if no answer had come in time."""
+        for refuse in self._refuse:
+            refuse()
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
+    requests = Requests()
+    monkeypatch.setattr(RedisHandover, "_ask", lambda *args: requests.hold(*args))
+    monkeypatch.setattr("trio_signal.handover.TIMEOUT", PATIENCE)
+    return requests
+
+
+async def test_an_older_connection_without_its_session_does_not_replace_a_newer_one(
+    redis_url: str, requests: Requests
+) -> None:
+    """Its replica waits for a session in vain; meanwhile the client connects to another one."""
+    async with open_replicas(redis_url) as (here, there):
+        ann, bob = await here.enter_all("ann", "bob")
+        ann.client.reset()
+        await bob.client.expect("user_away", client_id="ann")
+        older = await there.ask(ann, **ann.claims)
+        await requests.came.wait()
+        newer = await here.enter("ann")
+        await bob.client.expect("user_back", client_id="ann")
+        requests.give_up()
+        await older.expect_close(1013, "A newer connection has the session")
+        await fence(newer.client, bob.client)
+        await fence(bob.client, newer.client)
+
+
+async def test_connection_without_its_session_replaces_one_that_is_lost(
+    redis_url: str, requests: Requests
+) -> None:
+    """As above, but the other connection was the older one, and joined anew first."""
+    async with open_replicas(redis_url) as (here, there):
+        ann, bob = await here.enter_all("ann", "bob")
+        ann.client.reset()
+        await bob.client.expect("user_away", client_id="ann")
+        newer = await there.ask(ann, **ann.claims)
+        await requests.came.wait()
+        older = await here.enter("ann")
+        await bob.client.expect("user_back", client_id="ann")
+        older.client.reset()
+        await bob.client.expect("user_away", client_id="ann")
+        requests.give_up()
+        await newer.expect("not_resumed", reason="owner_lost")
+        await newer.wait_for("users_in_room")
+        await bob.client.expect("user_back", client_id="ann")
+        await fence(newer, bob.client)
 
 
 class Admissions:

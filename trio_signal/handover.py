@@ -241,8 +241,9 @@ class Handover:
             self._bus.stop(reception.room_id, sought.session)
             if not isinstance(reception.outcome, Parcel) or not session.memberships:
                 reason = reception.outcome
-                lost = NotResumedReason.OWNER_LOST
-                reception.refuse(lost if isinstance(reason, Parcel) else reason)
+                if isinstance(reason, Parcel):
+                    reason = NotResumedReason.OWNER_LOST
+                reception.refuse(None if reception.is_replaced_in(room) else reason)
                 return
             self._metrics.moved["here"] += 1
             unpack(session, reception.outcome, self._resuming.grace)

@@ -79,6 +79,11 @@ class Reception:
         known = room.members.get(self.member.peer_id)
         return known is not None and known.joined_at == self.member.joined_at
 
+    def is_replaced_in(self, room: Room) -> bool:
+        """Whether a newer connection has the place of its member, and is not lost itself."""
+        known = room.members.get(self.member.peer_id)
+        return known is not None and not known.away and not self.is_in(room)
+
     def decide(self, outcome: Parcel | NotResumedReason | None) -> None:
         """Store the other replica's answer."""
         self.outcome = outcome
