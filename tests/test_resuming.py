@@ -921,6 +921,39 @@ async def test_a_server_that_closes_its_connections_refuses_no_session(
         nursery.cancel_scope.cancel()
 
 
+async def test_session_moves_to_a_server_that_starts_before_its_own_has_ended(
+    redis_url: str,
+) -> None:
+    """A client that does not answer the close frame delays the end."""
+    given = {"redis_url": redis_url, "redis_prefix": f"{uuid4()}:", "drain_pause": 0, "drain": 5}
+    async with trio.open_nursery() as nursery, AsyncExitStack() as servers:
+        with ExitStack() as sockets:
+            ended = trio.Event()
+
+            async def serve(*, task_status: trio.TaskStatus[tuple[Service, trio.Event]]) -> None:
+                stop = trio.Event()
+                async with serve_once(**given) as service:
+                    task_status.started((service, stop))
+                    await stop.wait()
+                ended.set()
+
+            first, stop = await nursery.start(serve)
+            ann = await Room(first, nursery, sockets).enter("ann")
+            async with open_raw(first.base) as slow:
+                await slow.upgrade(PATH)
+                stop.set()
+                await ann.client.expect_close(1001)
+                second = await servers.enter_async_context(serve_once(**given))
+                assert not ended.is_set()
+                await ended.wait()
+            here = Room(second, nursery, sockets)
+            bob = await here.enter("bob")
+            ann, _ = await here.resume(ann)
+            await ann.client.expect("user_joined", client_id="bob")
+            await bob.client.expect("user_back", client_id="ann")
+        nursery.cancel_scope.cancel()
+
+
 async def test_sessions_survive_a_restart_of_the_only_server(redis_url: str) -> None:
     given = {"redis_url": redis_url, "redis_prefix": f"{uuid4()}:", "drain_pause": 0, "drain": 1}
     async with trio.open_nursery() as nursery:

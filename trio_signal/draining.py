@@ -9,6 +9,7 @@ session that nobody takes is removed when its grace period is over, and its room
 from functools import partial
 
 import trio
+from msgspec.structs import replace
 
 from trio_signal.bus.handover import HandoverBus
 from trio_signal.handover import TIMEOUT, Handover
@@ -111,8 +112,17 @@ class Draining:
         return self._resuming.with_tag(session[0]) is not None
 
     async def settle(self) -> None:
-        """Wait until other replicas have taken the sessions that were offered last."""
+        """Wait until other replicas have taken the sessions that are still here.
+
+        Those that were there before may have stopped since then, and others may have started.
+        """
         handover = self._handover
+        if handover.parked:
+            await self.begin()
+            for tag, departure in handover.parked.items():
+                member = departure.room.members.get(departure.peer_id)
+                if member is not None:
+                    self.offer(Offered(tag, departure.room.id, replace(member, session=tag)))
         while handover.departures or (self._others and handover.parked):  # noqa: ASYNC110  soon over
             await trio.sleep(_POLLING)
 
