@@ -41,6 +41,7 @@ from tests.tokens import SECRET, make_token
 from tests.traveller import UNCOUNTED, Traveller
 from trio_signal.bus.redis.feed import Feed
 from trio_signal.bus.redis.handover import RedisHandover
+from trio_signal.handover import Handover
 from trio_signal.limits import RESUMES
 from trio_signal.local_room import LocalRoom
 from trio_signal.messages.events import NotResumedReason
@@ -670,7 +671,7 @@ class Requests:
     def hold(self, handover: RedisHandover, _: str, sought: Sought) -> None:
         def refuse() -> None:
             told = NotGiven(sought.session, sought.attempt, NotResumedReason.OWNER_LOST)
-            assert handover._mover is not None
+            assert isinstance(handover._mover, Handover)
             handover._mover.take(told)
 
         self._refuse.append(refuse)
@@ -713,7 +714,7 @@ async def test_connection_without_its_session_replaces_one_that_is_lost(
 ) -> None:
     """As above, but the other connection was the older one, and joined anew first."""
     async with open_replicas(redis_url) as (here, there):
-        ann, bob = await here.enter_all("ann", "bob")
+        ann, bob = await here.enter("ann"), await there.enter("bob")
         ann.client.reset()
         await bob.client.expect("user_away", client_id="ann")
         newer = await there.ask(ann, **ann.claims)
