@@ -587,8 +587,10 @@ async def wait_until_gone(census: Counter[str]) -> None:
 
 
 VISITS = 80 * EFFORT
-#: Bytes that caches, pools, buffers and threads may take beside that on a busy machine.
-CACHES = 100_000
+#: Bytes by which the visits may grow memory. A leaked connection takes several thousand bytes. With
+#: EFFORT=10, 300 bytes in each visit, as for a dict entry with its key and value, are too many as
+#: well. Caches, pools, buffers and threads take up to 100,000 on a busy machine.
+MOST_GROWTH = 150 * VISITS + 100_000
 
 
 @pytest.fixture
@@ -604,15 +606,17 @@ async def test_hundreds_of_visits_leave_no_objects_behind(service: Service) -> N
     # Caches and pools, which are created once for the first of their kind, do not count.
     await come_and_go_often(service.base, VISITS // 2)
     await wait_until_gone(before)
-    warm, _ = tracemalloc.get_traced_memory()
-    await come_and_go_often(service.base, VISITS)
-    await wait_until_gone(before)
-    after, _ = tracemalloc.get_traced_memory()
+    # A leak grows in each round; something that is loaded or cached late does so only once.
+    grown: list[int] = []
+    while len(grown) < 3 and not any(each < MOST_GROWTH for each in grown):
+        warm, _ = tracemalloc.get_traced_memory()
+        await come_and_go_often(service.base, VISITS)
+        await wait_until_gone(before)
+        after, _ = tracemalloc.get_traced_memory()
+        grown.append(after - warm)
     # What the servers did at the start, such as a database query, may have ended since.
     assert not take_census() - before
-    # A leaked connection takes several thousand bytes. With EFFORT=10, 300 bytes in each visit, as
-    # for a dict entry with its key and value, would exceed this limit as well.
-    assert after - warm < 150 * VISITS + CACHES
+    assert min(grown) < MOST_GROWTH, grown
 
 
 async def test_ended_connection_is_freed_at_once(serve: Serve) -> None:

@@ -643,7 +643,7 @@ async def test_only_the_newest_connection_joins_anew(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client has abandoned the older ones, which must not replace it."""
-    monkeypatch.setattr("trio_signal.handover.TIMEOUT", 3.0)  # all must ask before it is over
+    monkeypatch.setattr("trio_signal.handover.TIMEOUT", 2.0)  # all must ask before it is over
     async with open_wired(redis_url) as (here, there, unplugged):
         ann, bob = await here.enter("ann"), await there.enter("bob")
         await ann.client.expect("user_joined", client_id="bob")
